@@ -1,0 +1,141 @@
+"""The journal of a build: what was told, once, for every watcher there is or will be.
+
+A watcher is a position in it. The journal takes each number once and holds events as bytes that
+were encoded once. It has a cap: when a build says more, its first and its last lines are kept, and
+a reader who comes to the gap is told how many lines were left out.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Final
+
+from binder_core import events
+from binder_core.events import Event
+from binder_core.ordering import Phase
+
+CAP_BYTES: Final = 16 * 2**20
+
+_OVERHEAD: Final = 256
+"""Bytes that an event costs beside its own, roughly: the objects around it."""
+
+
+class Told:
+    """One event, as it is told: encoded once."""
+
+    __slots__ = ("data", "frame", "id", "phase")
+
+    def __init__(self, event: Event, event_id: str = "") -> None:
+        self.id = event_id
+        """What a reconnect sends to go on behind it; empty if there is nothing to go on with."""
+        self.phase: Phase = event.phase
+        self.data: bytes = events.encode(event)
+        """The event as JSON."""
+        self.frame: bytes | None = None
+        """Where an adapter may keep its own encoding, so as to make it once as well."""
+
+    @property
+    def event(self) -> Event:
+        """Return the event, decoded anew."""
+        return events.decode(self.data)
+
+    def __repr__(self) -> str:
+        return f"Told({self.id!r}, {self.data.decode()})"
+
+
+class Journal:
+    """An append-only list of events with numbers.
+
+    Args:
+        cap_bytes: How much is held; half for the first events, half for the last.
+    """
+
+    def __init__(self, *, cap_bytes: int = CAP_BYTES) -> None:
+        self._half = cap_bytes // 2
+        self._head: list[Told] = []
+        self._head_numbers: list[int] = []
+        self._head_bytes = 0
+        # The tail is a list whose first `_tail_from` entries are dead; they are cut off now and
+        # then, so that an append costs the same however long the build (a deque cannot be sliced).
+        self._tail: list[Told] = []
+        self._tail_numbers: list[int] = []
+        self._tail_from = 0
+        self._tail_bytes = 0
+        self._left_out = 0
+        self.last_number = 0
+        """The highest number taken."""
+
+    def __len__(self) -> int:
+        """Return how many events were taken, those left out since included."""
+        return len(self._head) + self._left_out + len(self._tail) - self._tail_from
+
+    @property
+    def left_out(self) -> int:
+        """Return how many events are no longer held."""
+        return self._left_out
+
+    def append(self, told: Told, number: int) -> None:
+        """Take an event.
+
+        Args:
+            told: The event.
+            number: Higher than all before it.
+
+        Raises:
+            ValueError: It is not: the caller has to drop what comes again.
+        """
+        if number <= self.last_number:
+            raise ValueError(f"number {number} after {self.last_number}")
+        self.last_number = number
+        size = len(told.data) + _OVERHEAD
+        if not self._tail and self._head_bytes + size <= self._half:
+            self._head.append(told)
+            self._head_numbers.append(number)
+            self._head_bytes += size
+            return
+        self._tail.append(told)
+        self._tail_numbers.append(number)
+        self._tail_bytes += size
+        while self._tail_bytes > self._half and len(self._tail) - self._tail_from > 1:
+            self._tail_bytes -= len(self._tail[self._tail_from].data) + _OVERHEAD
+            self._tail_from += 1
+            self._left_out += 1
+        if self._tail_from > 1024 and self._tail_from * 2 > len(self._tail):
+            del self._tail[: self._tail_from]
+            del self._tail_numbers[: self._tail_from]
+            self._tail_from = 0
+
+    def read(self, position: int) -> tuple[list[Told], int]:
+        """Return the events from `position` on, and the position behind them.
+
+        Where events were left out, one event in their place says how many.
+        """
+        end = len(self)
+        if position >= end:
+            return [], end
+        head = len(self._head)
+        tail_at = head + self._left_out
+        if position >= tail_at:
+            return self._tail[self._tail_from + position - tail_at :], end
+        if not self._left_out and not self._tail:
+            return self._head[position:], end
+        shown = self._head[position:] if position < head else []
+        if gap := tail_at - max(position, head):
+            shown.append(_gap(gap, self._tail[self._tail_from].phase))
+        return shown + self._tail[self._tail_from :], end
+
+    def position_after(self, number: int) -> int:
+        """Return the position behind the event with `number`, or where it would be."""
+        if self._head_numbers and number <= self._head_numbers[-1]:
+            return bisect_right(self._head_numbers, number)
+        first_held = self._tail_numbers[self._tail_from] if self._tail else self.last_number + 1
+        if self._left_out and number < first_held:
+            # In the gap: what was left out behind it is not known any more one by one.
+            return len(self._head)
+        behind = bisect_right(self._tail_numbers, number, self._tail_from) - self._tail_from
+        return len(self._head) + self._left_out + behind
+
+
+def _gap(count: int, phase: Phase) -> Told:
+    lines = "line" if count == 1 else "lines"
+    return Told(events.log_event(phase, f"… {count} {lines} left out …\n"))

@@ -1,0 +1,364 @@
+"""All that a plug-in author reads: the contracts, and every type they mention.
+
+A plug-in is a class, named by an entry point in one of the groups
+
+- ``binder.providers`` (`Provider`): where repositories come from,
+- ``binder.builders`` (`Builder`): makes images,
+- ``binder.launchers`` (`Launcher`): starts servers from images.
+
+It is made with one argument, an instance of its own ``Settings`` (a `msgspec.Struct`, filled from
+the operator's configuration: an unknown key or a wrong type never reaches the plug-in); a provider
+gets the prefix it serves before it. Builders and launchers are entered (``async with``) before
+their first use and left when the server stops. `Plugin` is a base class with the defaults.
+
+Whoever writes one runs the suite of its kind from `binder_core.testing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import ClassVar, Protocol, Self
+
+import msgspec
+
+from binder_core.asking import (
+    Answer,
+    Asks,
+    GitLsRemote,
+    GitRefs,
+    HttpGet,
+    HttpReply,
+    Question,
+    git_ls_remote,
+    http_get,
+)
+from binder_core.errors import (
+    BackendUnavailable,
+    BinderError,
+    BuildFailed,
+    LaunchFailed,
+    ProviderUnavailable,
+    RefNotFound,
+    SpecError,
+)
+from binder_core.events import LayerProgress, Progress
+from binder_core.ordering import Phase
+from binder_core.runlog import Line, LogReader, Outcome
+from binder_core.runlog import encode as encode_log
+from binder_core.specs import Resolved, Spec
+
+__all__ = [
+    "Answer",
+    "Asker",
+    "Asks",
+    "BackendUnavailable",
+    "BinderError",
+    "BuildFailed",
+    "BuildRequest",
+    "Builder",
+    "Display",
+    "GitLsRemote",
+    "GitRefs",
+    "HttpGet",
+    "HttpReply",
+    "LaunchFailed",
+    "LaunchReport",
+    "LaunchRequest",
+    "Launcher",
+    "LayerProgress",
+    "Line",
+    "LogReader",
+    "NoSettings",
+    "Outcome",
+    "Pasted",
+    "Phase",
+    "Plugin",
+    "Progress",
+    "Provider",
+    "ProviderUnavailable",
+    "Question",
+    "RefNotFound",
+    "Report",
+    "Resolved",
+    "Spec",
+    "SpecError",
+    "encode_log",
+    "git_ls_remote",
+    "http_get",
+]
+
+
+class NoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The settings of a plug-in that has none."""
+
+
+# -- Builders ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """What to build."""
+
+    name: str
+    """Names the build wherever it runs: DNS-safe, at most 63 characters, and always the same for
+    the same image. It is the lock: of two builds of one name there is at most one at a time."""
+    image: str
+    """The image that shall exist."""
+    repo_url: str
+    """What to fetch."""
+    ref: str
+    """The commit or version to fetch."""
+    content_provider: str = "Git"
+    """The one of repo2docker's content providers that can fetch it."""
+    follow: str | None = None
+    """A run (see `Report.started`) that somebody was watching. While it is known, running or
+    finished, this is the one to report; if not, it is as if nobody had asked for it."""
+    image_exists: bool = False
+    """The image was found. No run may be started; there may be one to follow."""
+
+
+class Report(Protocol):
+    """Where a builder tells how a build goes. It may be told a thing twice: it keeps the first."""
+
+    def waiting(self, message: str) -> None:
+        """Tell why the build has not begun yet. Ignored after `started`."""
+
+    def started(self, run_id: str) -> None:
+        """Tell which run of the build is reported: ``[A-Za-z0-9_-]``, at most 64 characters.
+
+        Another server that reports the same run must say the same; another run, another id.
+        """
+
+    def line(
+        self,
+        n: int,
+        message: str,
+        *,
+        phase: Phase | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        r"""Tell line `n` of the log, after `started`.
+
+        Args:
+            n: From 1, rising; a function of the log, not of who reads it.
+            message: A line; one that ends in a carriage return is overwritten by the next.
+            phase: What the line says of itself; None keeps the phase of the line before.
+            progress: Bytes by layer, while pushing.
+        """
+
+
+class Builder(Protocol):
+    """Makes images."""
+
+    Settings: ClassVar[type[msgspec.Struct]]
+
+    async def __aenter__(self) -> Self:
+        """Make ready; raise `BackendUnavailable` where that is impossible."""
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let go of everything. Builds under way go on where they can."""
+
+    async def check(self) -> None:
+        """Return if builds are possible now.
+
+        Raises:
+            BackendUnavailable: They are not; the message names the part and the cure.
+        """
+
+    def versions(self) -> Mapping[str, str]:
+        """Return what builds are made with: names and versions, for `/versions`."""
+
+    async def exists(self, image: str) -> bool:
+        """Return whether `image` is there.
+
+        Raises:
+            BackendUnavailable: Nobody knows. Never answer False instead: that starts a build.
+        """
+
+    async def build(self, request: BuildRequest, report: Report) -> None:
+        """Start or find the build of this name, report it from its first line, wait for its end.
+
+        Returns when the image exists. In this order: the run to follow is reported, running or
+        finished; a run under way is; if the image exists, nothing is; else a run is started.
+        Cancelled, it lets go and leaves the run under way where it can.
+
+        Raises:
+            BuildFailed: The run ended and there is no image; the message is for the person.
+            BackendUnavailable: A connection or an engine broke: the build may well go on. The
+                engine of ours calls again, with growing delay.
+        """
+
+    async def stop(self, request: BuildRequest) -> None:
+        """End the run under way of this name, with all it started. None under way is fine."""
+
+
+# -- Launchers -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRequest:
+    """What to launch."""
+
+    name: str
+    """Names the server: DNS-safe, at most 63 characters. The same name is the same server."""
+    image: str
+    token: str = field(repr=False)
+    """The server accepts it, and nothing else."""
+    repo_url: str = ""
+    ref: str = ""
+
+
+class LaunchReport(Protocol):
+    """Where a launcher tells how a launch goes."""
+
+    def line(self, message: str) -> None:
+        """Tell the person who waits what is going on."""
+
+
+class Launcher(Protocol):
+    """Starts servers from images."""
+
+    Settings: ClassVar[type[msgspec.Struct]]
+
+    async def __aenter__(self) -> Self:
+        """Make ready; raise `BackendUnavailable` where that is impossible."""
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let go of everything."""
+
+    async def check(self) -> None:
+        """Return if launches are possible now.
+
+        Raises:
+            BackendUnavailable: They are not; the message names the part and the cure.
+        """
+
+    def versions(self) -> Mapping[str, str]:
+        """Return what servers are started with: names and versions, for `/versions`."""
+
+    async def launch(self, request: LaunchRequest, report: LaunchReport) -> str:
+        """Start or find the server of this name and return its URL once it answers there.
+
+        Cancelled, it lets go: the next call with the same name finds the same server, or starts
+        it anew.
+
+        Raises:
+            LaunchFailed: It will never answer; nothing of it is left.
+            BackendUnavailable: A connection or an engine broke. The engine of ours calls again,
+                with growing delay.
+        """
+
+    async def stop(self, request: LaunchRequest) -> None:
+        """End the server of this name. None there is fine."""
+
+
+class Plugin:
+    """A base with the defaults of builders and launchers."""
+
+    Settings: ClassVar[type[msgspec.Struct]] = NoSettings
+
+    async def __aenter__(self) -> Self:
+        """Return itself: nothing to make ready."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Do nothing: nothing to let go."""
+
+    async def check(self) -> None:
+        """Return: always ready."""
+
+    def versions(self) -> Mapping[str, str]:
+        """Return nothing."""
+        return {}
+
+
+# -- Providers -----------------------------------------------------------------------------------
+
+
+class Display(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What pages and tools show of a provider."""
+
+    name: str
+    """``GitHub``."""
+    repo_label: str
+    """What to type for the repository: ``GitHub repository name or URL``."""
+    repo_placeholder: str
+    """An example of it."""
+    ref_enabled: bool = True
+    """Whether a ref can be given."""
+    ref_label: str = "Git ref (branch, tag, or commit)"
+    ref_placeholder: str = "HEAD"
+
+
+@dataclass(frozen=True, slots=True)
+class Pasted:
+    """What a pasted URL turned out to mean."""
+
+    spec: str
+    """The spec, without the prefix."""
+    path: str = ""
+    """The file or folder inside the repository that the URL showed."""
+
+
+class Provider(Protocol):
+    """A kind of source. Pure: it asks, somebody else performs."""
+
+    Settings: ClassVar[type[msgspec.Struct]]
+    prefix: str
+    """What specs of it start with: ``gh``."""
+    display: Display
+
+    def parse(self, text: str) -> Spec:
+        """Take a spec apart.
+
+        Args:
+            text: Everything behind the prefix, as it stood in the URL: escapes are kept.
+
+        Raises:
+            SpecError: It says where in the text the trouble is, and what to try.
+        """
+
+    def format(self, spec: Spec) -> str:
+        """Return the text of a spec: ``parse(format(spec)) == spec``."""
+
+    def resolve(self, spec: Spec) -> Asks[Resolved]:
+        """Find out which state of the repository is meant.
+
+        Raises:
+            RefNotFound: The service knows no such repository or ref.
+            ProviderUnavailable: It did not say.
+        """
+
+    def pinned(self, spec: Spec, ref: str) -> Resolved:
+        """Return what `resolve` comes to where it comes to `ref`; asks nobody."""
+
+    def recognise(self, url: str) -> Pasted | None:
+        """Return what a URL from a browser's address bar means, None if it is not of this kind."""
+
+
+class Asker(Protocol):
+    """Performs questions."""
+
+    async def ask(self, question: Question) -> Answer:
+        """Return the answer, whatever its status.
+
+        Raises:
+            ProviderUnavailable: There was none, or the question is not allowed here.
+        """

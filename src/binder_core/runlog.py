@@ -1,0 +1,113 @@
+"""The log of a build: numbered JSON lines, written by the runner and read by every backend.
+
+Each line of the log is one event, so every server that reads it tells the same story with the same
+numbers::
+
+    {"n": 17, "phase": "building", "message": "Collecting numpy\\n"}
+    {"n": 18, "outcome": "failed", "message": "postBuild ended with exit status 3"}
+
+A log that ends without an outcome was cut off, not finished. Anything else is a line too: JSON
+without a number (a stock repo2docker), JSON that is no object, text, or bytes that are no text;
+these are counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from binder_core.events import Progress
+from binder_core.ordering import LOG, Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the log."""
+
+    n: int
+    """Its number, from 1, rising."""
+    message: str
+    phase: Phase | None = None
+    """What the line says of itself; None keeps the phase of the line before."""
+    progress: Progress | None = None
+    """Bytes by layer, while pushing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The last line: how the build ended."""
+
+    n: int
+    built: bool
+    message: str = ""
+    """Why it failed."""
+
+
+Entry: TypeAlias = Line | Outcome
+
+MAX_LINE_BYTES = 256 * 1024
+"""A longer line is cut: no reader has to hold more."""
+
+
+class _Wire(msgspec.Struct, omit_defaults=True):
+    n: int | None = None
+    phase: str | None = None
+    message: str | None = None
+    progress: Progress | None = None
+    outcome: Literal["built", "failed"] | None = None
+
+
+_decoder = msgspec.json.Decoder(_Wire)
+_encoder = msgspec.json.Encoder()
+_PHASES = {phase.value: phase for phase in LOG}
+
+
+def encode(entry: Entry) -> bytes:
+    """Return `entry` as a line of the log, its newline included."""
+    match entry:
+        case Line(n, message, phase, progress):
+            wire = _Wire(n=n, phase=phase and phase.value, message=message, progress=progress)
+        case Outcome(n, built, message):
+            wire = _Wire(n=n, outcome="built" if built else "failed", message=message)
+    return _encoder.encode(wire) + b"\n"
+
+
+class LogReader:
+    """Makes entries of a log's bytes, in whatever pieces these come.
+
+    Feed it from the log's first byte: lines without a number are counted from there.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._n = 0
+
+    def feed(self, data: bytes) -> list[Entry]:
+        """Return the entries that `data` completes."""
+        *lines, rest = (self._rest + data).split(b"\n")
+        if len(rest) > MAX_LINE_BYTES:
+            rest = rest[:MAX_LINE_BYTES]
+        self._rest = rest
+        return [self._read(line[:MAX_LINE_BYTES]) for line in lines if line]
+
+    def end(self) -> list[Entry]:
+        """Return what a last line without a newline says: the log is complete."""
+        rest, self._rest = self._rest, b""
+        return [self._read(rest)] if rest else []
+
+    def _read(self, line: bytes) -> Entry:
+        try:
+            wire = _decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            # Any bytes are a log line: `12345` and a traceback as well as half an object.
+            self._n += 1
+            return Line(self._n, line.decode("utf-8", "replace") + "\n")
+        self._n = self._n + 1 if wire.n is None else wire.n
+        if wire.outcome is not None:
+            return Outcome(self._n, wire.outcome == "built", wire.message or "")
+        if wire.message is None:
+            return Line(self._n, line.decode("utf-8", "replace") + "\n")
+        phase = _PHASES.get(wire.phase) if wire.phase else None
+        return Line(self._n, wire.message, phase, wire.progress)

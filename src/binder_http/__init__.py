@@ -1,0 +1,1 @@
+"""The HTTP side of binderkit: a thin Quart adapter, a client and the command line."""
