@@ -1,1 +1,1 @@
-"""The plug-ins that come with binderkit: each imports `binder_core.plugin`, nothing else of ours."""
+"""The plug-ins of binderkit. Each imports `binder_core.plugin` and nothing else of ours."""
