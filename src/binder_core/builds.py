@@ -39,6 +39,13 @@ class State(enum.Enum):
     BUILT = "built"
     FAILED = "failed"
 
+    @property
+    def ended(self) -> bool:
+        """Return whether nothing can follow."""
+        return self in _ENDED
+
+
+_ENDED: Final = frozenset({State.BUILT, State.FAILED})
 
 TABLE: Final = (
     {"trigger": "start", "source": State.QUEUED, "dest": State.RUNNING},
@@ -71,9 +78,6 @@ _MOVES: Final[dict[tuple[State, str], State]] = {
     for moves in event.transitions.values()
     for move in moves
 }
-
-_ENDED: Final = frozenset({State.BUILT, State.FAILED})
-
 
 @dataclass(frozen=True, slots=True)
 class BuildId:

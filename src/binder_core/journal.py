@@ -12,9 +12,12 @@ from typing import Final
 
 from binder_core import events
 from binder_core.events import Event
-from binder_core.ordering import Phase
+from binder_core.ordering import LOG, Phase
 
 CAP_BYTES: Final = 16 * 2**20
+
+AT_MOST: Final = 1000
+"""How many events a reader takes at once."""
 
 _OVERHEAD: Final = 256
 """Bytes that an event costs beside its own, roughly: the objects around it."""
@@ -62,6 +65,7 @@ class Journal:
         self._tail_from = 0
         self._tail_bytes = 0
         self._left_out = 0
+        self._log_phase = Phase.BUILDING
         self.last_number = 0
         """The highest number taken."""
 
@@ -74,19 +78,24 @@ class Journal:
         """Return how many events are no longer held."""
         return self._left_out
 
-    def append(self, told: Told, number: int) -> None:
+    def append(self, told: Told, number: int | None = None) -> None:
         """Take an event.
 
         Args:
             told: The event.
-            number: Higher than all before it.
+            number: Higher than all before it; None for what stands between the lines, e.g. a place
+                in a queue.
 
         Raises:
-            ValueError: It is not: the caller has to drop what comes again.
+            ValueError: It is not higher: the caller has to drop what comes again.
         """
-        if number <= self.last_number:
+        if number is None:
+            number = self.last_number
+        elif number <= self.last_number:
             raise ValueError(f"number {number} after {self.last_number}")
         self.last_number = number
+        if told.phase in LOG:
+            self._log_phase = told.phase
         size = len(told.data) + _OVERHEAD
         if not self._tail and self._head_bytes + size <= self._half:
             self._head.append(told)
@@ -100,29 +109,37 @@ class Journal:
             self._tail_bytes -= len(self._tail[self._tail_from].data) + _OVERHEAD
             self._tail_from += 1
             self._left_out += 1
-        if self._tail_from > 1024 and self._tail_from * 2 > len(self._tail):
+        if self._tail_from > 32 and self._tail_from * 2 > len(self._tail):
             del self._tail[: self._tail_from]
             del self._tail_numbers[: self._tail_from]
             self._tail_from = 0
 
-    def read(self, position: int) -> tuple[list[Told], int]:
-        """Return the events from `position` on, and the position behind them.
+    def read(self, position: int, at_most: int = AT_MOST) -> tuple[list[Told], int]:
+        """Return events from `position` on, and the position behind them.
 
         Where events were left out, one event in their place says how many.
+
+        Args:
+            position: 0 for the first event; what `read` or `position_after` returned.
+            at_most: How many events to return, so that a slow reader holds no more than these.
         """
-        end = len(self)
-        if position >= end:
-            return [], end
+        told: list[Told] = []
         head = len(self._head)
+        if position < head:
+            told = self._head[position : position + at_most]
+            position += len(told)
         tail_at = head + self._left_out
-        if position >= tail_at:
-            return self._tail[self._tail_from + position - tail_at :], end
-        if not self._left_out and not self._tail:
-            return self._head[position:], end
-        shown = self._head[position:] if position < head else []
-        if gap := tail_at - max(position, head):
-            shown.append(_gap(gap, self._tail[self._tail_from].phase))
-        return shown + self._tail[self._tail_from :], end
+        room = at_most - len(told)
+        if room and head <= position < tail_at:
+            told.append(self._gap(tail_at - position))
+            position = tail_at
+            room -= 1
+        if room and position >= tail_at:
+            start = self._tail_from + position - tail_at
+            tail = self._tail[start : start + room]
+            told += tail
+            position += len(tail)
+        return told, position
 
     def position_after(self, number: int) -> int:
         """Return the position behind the event with `number`, or where it would be."""
@@ -135,7 +152,9 @@ class Journal:
         behind = bisect_right(self._tail_numbers, number, self._tail_from) - self._tail_from
         return len(self._head) + self._left_out + behind
 
-
-def _gap(count: int, phase: Phase) -> Told:
-    lines = "line" if count == 1 else "lines"
-    return Told(events.log_event(phase, f"… {count} {lines} left out …\n"))
+    def _gap(self, count: int) -> Told:
+        # Told in the phase of what follows, so that rank never falls (rule 2).
+        after = self._tail[self._tail_from].phase
+        lines = "line" if count == 1 else "lines"
+        phase = after if after in LOG else self._log_phase
+        return Told(events.log_event(phase, f"… {count} {lines} left out …\n"))

@@ -40,6 +40,7 @@ class LogCursor:
     run_id: str
     n: int
     last: bool = False
+    """Whether the stream ended there."""
 
 
 class LaunchCursor(msgspec.Struct, frozen=True, array_like=True):
@@ -56,12 +57,7 @@ class LaunchCursor(msgspec.Struct, frozen=True, array_like=True):
     last: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The stream had ended."""
-
-
-Cursor: TypeAlias = LogCursor | LaunchCursor | Ended
+Cursor: TypeAlias = LogCursor | LaunchCursor
 
 
 def check_run_id(run_id: str) -> str:
@@ -118,7 +114,7 @@ class Signer:
         if len(text) > _MAX_ID:
             return None
         if text == END:
-            return Ended()
+            return LogCursor("", 0, last=True)
         if match := _LOG_ID.fullmatch(text):
             return LogCursor(match[1], int(match[2]), last=match[3] is not None)
         if not text.startswith("~") or not text.isascii():

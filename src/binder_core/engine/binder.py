@@ -1,0 +1,410 @@
+"""One request's story, from a spec to a running server."""
+
+from __future__ import annotations
+
+import difflib
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypeVar
+
+import anyio
+
+from binder_core import naming
+from binder_core.asking import perform
+from binder_core.builds import State
+from binder_core.engine.bell import Batch, Flight, Source
+from binder_core.engine.jobs import BuildJob, Jobs, LaunchJob, failed_event
+from binder_core.engine.limits import Limits
+from binder_core.engine.observer import Observer, Silent
+from binder_core.errors import (
+    BinderError,
+    Refused,
+    ShuttingDown,
+    SpecError,
+    UnknownProvider,
+)
+from binder_core.events import Built, Event, Ready, Waiting
+from binder_core.journal import Told
+from binder_core.ordering import FINAL
+from binder_core.plugin import Asker, Builder, BuildRequest, Launcher, LaunchRequest, Provider
+from binder_core.resume import END, Cursor, LaunchCursor, LogCursor, Signer
+from binder_core.specs import Resolved, Spec
+
+T = TypeVar("T")
+
+MAX_SPEC_CHARS = 4096
+"""A longer spec is refused before anything looks at it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What somebody asks for."""
+
+    provider: str
+    """The prefix: ``gh``."""
+    spec: str
+    """The text behind it, as it stood in the URL: escapes are kept."""
+    build_only: bool = False
+    """Build, but launch nothing."""
+    last_event_id: str = ""
+    """The id of the last event that who asks has seen, where this is a reconnect."""
+    launch_host: str = ""
+    """This server's base URL, told in the last event."""
+
+    @property
+    def text(self) -> str:
+        """Return ``<provider>/<spec>``."""
+        return f"{self.provider}/{self.spec}"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildInfo:
+    """A build that this server knows of."""
+
+    name: str
+    image: str
+    repo_url: str
+    ref: str
+    state: State
+    watchers: int
+    seconds: float
+    """Since it came into its state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Whether a part works."""
+
+    service: str
+    ok: bool
+    message: str = ""
+    """What is wrong, and the cure."""
+
+
+class Binder:
+    """From a spec to a running server; an async context manager.
+
+    Args:
+        providers: By the prefix they serve.
+        builder: Makes images.
+        launcher: Starts servers; None where only builds are asked for.
+        asker: Performs the providers' questions.
+        key: Signs event ids, and the tokens of servers are derived from it. At least 16 random
+            bytes, the same on all servers and after a restart.
+        limits: What it may take, and how patient it is.
+        image_prefix: What image names start with, e.g. ``registry.example/binder-``.
+        observer: Is told of what ended.
+        now: The time, seconds since the epoch.
+        unique: Makes the unique part of a server's name.
+    """
+
+    def __init__(
+        self,
+        *,
+        providers: Mapping[str, Provider],
+        builder: Builder,
+        launcher: Launcher | None,
+        asker: Asker,
+        key: bytes,
+        limits: Limits | None = None,
+        image_prefix: str = "",
+        observer: Observer | None = None,
+        now: Callable[[], float] = time.time,
+        unique: Callable[[], str] = lambda: secrets.token_hex(5),
+    ) -> None:
+        self.providers = providers
+        self.builder = builder
+        self.launcher = launcher
+        self.limits = limits or Limits()
+        self._asker = asker
+        self._signer = Signer(key)
+        self._image_prefix = image_prefix
+        self._observer = observer or Silent()
+        self._now = now
+        self._unique = unique
+        self._stack = AsyncExitStack()
+        self._jobs: Jobs
+
+    async def __aenter__(self) -> Self:
+        """Make the plug-ins ready.
+
+        Raises:
+            BackendUnavailable: One of them cannot be.
+        """
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.builder)
+            if self.launcher is not None:
+                await stack.enter_async_context(self.launcher)
+            self._jobs = await stack.enter_async_context(
+                Jobs(
+                    builder=self.builder,
+                    launcher=self.launcher,
+                    limits=self.limits,
+                    observer=self._observer,
+                )
+            )
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End every stream and let go of the plug-ins; builds go on where they can."""
+        await self._stack.__aexit__(exc_type, exc, traceback)
+
+    # -- Streams ----------------------------------------------------------------------------------
+
+    def had_ended(self, request: Request) -> bool:
+        """Return whether who reconnects has seen the last event: there is nothing to say."""
+        return _ended(self._cursor(request))
+
+    async def stream(self, request: Request) -> AsyncGenerator[Batch]:
+        """Yield the events of a request, those that are new together, and heartbeats (empty).
+
+        Errors are told as the last event. Without a last event the stream ends where this server
+        is shutting down: the client reconnects, here or elsewhere. Close it when the client leaves.
+        """
+        cursor = self._cursor(request)
+        if _ended(cursor):
+            return
+        try:
+            async with aclosing(self._story(request, cursor)) as story:
+                async for batch in story:
+                    yield batch
+        except _Draining:
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client hears of it
+            yield [Told(failed_event(error), END)]
+
+    async def launch(self, spec: str, *, build_only: bool = False) -> AsyncGenerator[Event]:
+        """Yield the events of a launch.
+
+        Args:
+            spec: ``gh/user/repo/HEAD``.
+            build_only: Build, but launch nothing.
+
+        Raises:
+            ShuttingDown: `drain` was called meanwhile.
+        """
+        provider, _, rest = spec.partition("/")
+        request = Request(provider=provider, spec=rest, build_only=build_only)
+        async with aclosing(self.stream(request)) as batches:
+            told = None
+            async for batch in batches:
+                for told in batch:
+                    yield told.event
+        if told is None or told.phase not in FINAL:
+            raise ShuttingDown("This Binder is shutting down; ask again, here or elsewhere.")
+
+    async def _story(self, request: Request, cursor: Cursor | None) -> AsyncGenerator[Batch]:
+        provider = self._provider(request)
+        spec = provider.parse(request.spec)
+
+        if isinstance(cursor, LaunchCursor):
+            resolved = provider.pinned(spec, cursor.ref)
+        else:
+            asked = self._jobs.once((provider.prefix, spec), lambda: self._resolve(provider, spec))
+            async with aclosing(self._pull(asked)) as beats:
+                async for beat in beats:
+                    yield beat
+            resolved = asked.result()
+            if resolved.notice and cursor is None:
+                yield [Told(Waiting(message=resolved.notice))]
+        image = naming.image_name(self._image_prefix, resolved.slug, resolved.ref)
+
+        if not isinstance(cursor, LaunchCursor):
+            looked = self._jobs.once(("image", image), lambda: self._exists(image))
+            async with aclosing(self._pull(looked)) as beats:
+                async for beat in beats:
+                    yield beat
+            launch = self._new_launch(resolved)
+            if cursor is None and looked.result():
+                found = Built(message=f"Found built image {image}\n", image=image)
+                yield [Told(found, self._signer.launch_id(launch, request.text))]
+            else:
+                job = self._join(request, resolved, image, looked, cursor)
+                try:
+                    async with aclosing(self._pull(job.reader(cursor))) as batches:
+                        async for batch in batches:
+                            yield batch
+                finally:
+                    self._jobs.leave(job)
+                if not job.built:
+                    return
+            cursor = launch
+
+        if request.build_only:
+            yield [Told(Ready(message=f"Image {image} is built\n", image_name=image), END)]
+            return
+        launched = self._launch(request, resolved, image, cursor)
+        async with aclosing(self._pull(launched.reader(cursor.n))) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def _pull(self, source: Source) -> AsyncGenerator[Batch]:
+        """Yield what is new until there is no more; who wakes and finds nothing new beats."""
+        waited = False
+        while (batch := source.read()) is not None:
+            if batch or waited:
+                yield batch
+            waited = not batch
+            if waited:
+                if self._jobs.draining:
+                    raise _Draining
+                await source.bell.wait()
+
+    def _join(
+        self,
+        request: Request,
+        resolved: Resolved,
+        image: str,
+        looked: Flight[bool],
+        cursor: LogCursor | None,
+    ) -> BuildJob:
+        build = BuildRequest(
+            name=naming.build_name(image, resolved.repo_url, resolved.ref),
+            image=image,
+            repo_url=resolved.repo_url,
+            ref=resolved.ref,
+            content_provider=resolved.content_provider,
+            follow=cursor.run_id if cursor else None,
+            image_exists=looked.result(),
+        )
+        return self._jobs.join(build, looked=looked.began, provider=request.provider)
+
+    def _launch(
+        self, request: Request, resolved: Resolved, image: str, cursor: LaunchCursor
+    ) -> LaunchJob:
+        if self.launcher is None:
+            raise Refused("This server builds images and launches nothing.", status=400)
+        token = self._signer.token(cursor.name, cursor.time)
+
+        def ready(url: str) -> Ready:
+            return Ready(
+                message=f"Server running at {url}\n",
+                url=url,
+                token=token,
+                image=image,
+                repo_url=resolved.repo_url,
+                binder_ref_url=resolved.ref_url,
+                binder_launch_host=request.launch_host,
+                binder_request=f"v2/{request.text}",
+                binder_persistent_request=f"v2/{request.provider}/{resolved.spec}",
+            )
+
+        return self._jobs.launch(
+            cursor,
+            LaunchRequest(cursor.name, image, token, resolved.repo_url, resolved.ref),
+            ready,
+            spec=request.text,
+            provider=request.provider,
+            signer=self._signer,
+        )
+
+    # -- What the story needs ---------------------------------------------------------------------
+
+    def _cursor(self, request: Request) -> Cursor | None:
+        if not request.last_event_id:
+            return None
+        return self._signer.read(
+            request.last_event_id,
+            request.text,
+            now=self._now(),
+            max_age=self.limits.max_handle_age,
+        )
+
+    def _provider(self, request: Request) -> Provider:
+        if len(request.spec) > MAX_SPEC_CHARS:
+            raise SpecError(
+                f"The spec has {len(request.spec)} characters; at most {MAX_SPEC_CHARS} are taken.",
+                text=request.spec,
+                span=(MAX_SPEC_CHARS, MAX_SPEC_CHARS + 1),
+            )
+        provider = self.providers.get(request.provider)
+        if provider is None:
+            given = repr(request.provider[:40])
+            near = difflib.get_close_matches(request.provider, self.providers, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"try {', '.join(self.providers)}."
+            raise UnknownProvider(f"There is no provider {given} here; {hint}")
+        return provider
+
+    async def _resolve(self, provider: Provider, spec: Spec) -> Resolved:
+        return await perform(provider.resolve(spec), self._asker.ask)
+
+    async def _exists(self, image: str) -> bool:
+        return await self._jobs.persist(lambda: self.builder.exists(image))
+
+    def _new_launch(self, resolved: Resolved) -> LaunchCursor:
+        name = naming.user_name(resolved.slug, self._unique())
+        return LaunchCursor(name, resolved.ref, int(self._now()))
+
+    # -- For operators ----------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Begin nothing new, and let every stream end soon; clients go on elsewhere or later."""
+        self._jobs.drain()
+
+    async def stop_build(self, name: str, reason: str = "The build was stopped.") -> bool:
+        """End the build of that name; return whether there was one under way."""
+        return self._jobs.stop(name, reason)
+
+    async def stop_builds(self, reason: str = "The server was stopped.") -> None:
+        """End all builds under way and return when they have ended."""
+        live = [build for build in self._jobs.machine.all() if not build.state.ended]
+        for build in live:
+            self._jobs.stop(build.id.key, reason)
+        for build in live:
+            await self._jobs.ended(build.id)
+
+    @property
+    def builds(self) -> list[BuildInfo]:
+        """Return the builds that this server knows of, oldest first; ended ones for a while."""
+        now = anyio.current_time()
+        return [
+            BuildInfo(
+                name=build.request.name,
+                image=build.request.image,
+                repo_url=build.request.repo_url,
+                ref=build.request.ref,
+                state=build.state,
+                watchers=build.watchers,
+                seconds=now - build.since,
+            )
+            for build in self._jobs.machine.all()
+        ]
+
+    @property
+    def in_progress(self) -> tuple[int, int]:
+        """Return how many builds (queued ones included) and launches are under way."""
+        machine = self._jobs.machine
+        return machine.running + machine.queued, self._jobs.launching
+
+    async def check(self) -> list[Check]:
+        """Return whether each part works."""
+        parts: list[tuple[str, Builder | Launcher]] = [("builder", self.builder)]
+        if self.launcher is not None:
+            parts.append(("launcher", self.launcher))
+        checks = []
+        for service, part in parts:
+            try:
+                await part.check()
+            except BinderError as error:
+                checks.append(Check(service, ok=False, message=str(error)))
+            else:
+                checks.append(Check(service, ok=True))
+        return checks
+
+
+def _ended(cursor: Cursor | None) -> bool:
+    return cursor is not None and cursor.last
+
+
+class _Draining(Exception):
+    """This server is shutting down."""

@@ -1,0 +1,45 @@
+"""What the engine may take, and how patient it is."""
+
+from __future__ import annotations
+
+import msgspec
+
+from binder_core.builds import BuildLimits
+from binder_core.journal import CAP_BYTES
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Durations are seconds."""
+
+    max_builds: int | None = None
+    """How many builds run at once; the others queue. Watchers take no slot."""
+    build_timeout: float | None = 3 * 3600.0
+    """A build that takes longer is stopped."""
+    build_silence: float | None = None
+    """A build that says nothing for so long is stopped."""
+    stop_grace: float = 30.0
+    """How long a build that is being stopped may take to end."""
+    launch_timeout: float = 300.0
+    """A launch that takes longer has failed."""
+    retry_for: float = 60.0
+    """How long a backend that broke is tried again, counted from the last progress."""
+    keep_ended: float = 300.0
+    """How long an ended build or launch is kept for those who reconnect."""
+    max_handle_age: float = 24 * 3600.0
+    """How old a launch may be to which a client reconnects."""
+    heartbeat: float = 25.0
+    """Between two heartbeats of a silent stream. Proxies cut what is silent for 30 s and more."""
+    batch: float = 0.05
+    """How long a log line may wait for others while lines are pouring in."""
+    log_cap_bytes: int = CAP_BYTES
+    """How much of a build's log is held in memory: half for its head, half for its tail."""
+
+    def of_builds(self) -> BuildLimits:
+        """Return those that the dedup machine keeps."""
+        return BuildLimits(
+            max_builds=self.max_builds,
+            max_age=self.build_timeout,
+            max_silence=self.build_silence,
+            stop_grace=self.stop_grace,
+            keep_ended=self.keep_ended,
+        )
