@@ -305,6 +305,10 @@ class Display(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Whether a ref can be given."""
     ref_label: str = "Git ref (branch, tag, or commit)"
     ref_placeholder: str = "HEAD"
+    spec_regex: str = ""
+    """What a spec looks like, for a first check while typing. A regex of JavaScript, as are:"""
+    url_regexes: tuple[str, ...] = ()
+    """What pasted URLs look like, with the groups ``repo``, ``ref``, ``filepath``, ``urlpath``."""
 
 
 @dataclass(frozen=True, slots=True)
