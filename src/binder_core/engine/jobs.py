@@ -11,6 +11,7 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar, assert_never
 
@@ -57,6 +58,8 @@ class BuildJob:
         self.journal = Journal(cap_bytes=jobs.limits.log_cap_bytes)
         self.built = False
         self.ended = False
+        self.heard = 0
+        """How many words of the builder have come, those that came again included."""
         self.began = anyio.current_time()
         self.scope = anyio.CancelScope()
         self._jobs = jobs
@@ -71,11 +74,12 @@ class BuildJob:
 
     def waiting(self, message: str) -> None:
         """Tell why the build has not begun yet."""
-        if self._run_id is None and not self.ended:
-            self.tell(Waiting(message=message))
+        self.heard += 1
+        self.tell_waiting(message)
 
     def started(self, run_id: str) -> None:
         """Tell which run of the build is reported."""
+        self.heard += 1
         if run_id == self._run_id or self.ended:
             return
         check_run_id(run_id)
@@ -98,6 +102,7 @@ class BuildJob:
         """Tell line `n` of the log; one that was told already is dropped."""
         if self._run_id is None:
             raise RuntimeError("a builder must report `started` before its first line")
+        self.heard += 1
         number = self._runs[self._run_id] + n
         if self.ended or number <= self.journal.last_number:
             return
@@ -108,6 +113,20 @@ class BuildJob:
         self._jobs.news(self, urgent=urgent)
 
     # For `Jobs` and the watchers.
+
+    def to_build(self) -> BuildRequest:
+        """Return what to ask of the builder: where it broke, the same run once more.
+
+        That one may have ended meanwhile; without its id, a failed build would be built again.
+        """
+        if self._run_id is None:
+            return self.request
+        return replace(self.request, follow=self._run_id)
+
+    def tell_waiting(self, message: str) -> None:
+        """Tell what the watchers wait for, unless the build has begun."""
+        if self._run_id is None and not self.ended:
+            self.tell(Waiting(message=message))
 
     def tell(self, event: Event) -> None:
         """Tell what stands between the lines, or the end."""
@@ -175,6 +194,8 @@ class LaunchJob:
         self.request = request
         self.bell = Bell()
         self.ended = False
+        self.heard = 0
+        """How many words of the launcher have come."""
         self.retries = 0
         self._cursor = cursor
         self._first = cursor.n
@@ -184,6 +205,11 @@ class LaunchJob:
 
     def line(self, message: str) -> None:
         """Tell the person who waits what is going on."""
+        self.heard += 1
+        self.tell_launching(message)
+
+    def tell_launching(self, message: str) -> None:
+        """Tell what goes on, unless the launch has ended."""
         if not self.ended:
             self.tell(Launching(message=message))
 
@@ -383,7 +409,7 @@ class Jobs:
                     followed = self._builds[build_id]
                 case builds.Wait(build_id, place):
                     message = f"Waiting for a free build slot: number {place} in the queue\n"
-                    self._builds[build_id].waiting(message)
+                    self._builds[build_id].tell_waiting(message)
                 case builds.Stop(build_id, _):
                     self._tasks.start_soon(self._stop, self._builds[build_id])
                 case builds.Close(build_id, reason):
@@ -402,9 +428,9 @@ class Jobs:
         with job.scope:
             try:
                 await self.persist(
-                    lambda: self._builder.build(job.request, job),
-                    tell=job.waiting,
-                    progress=lambda: job.journal.last_number,
+                    lambda: self._builder.build(job.to_build(), job),
+                    tell=job.tell_waiting,
+                    progress=lambda: job.heard,
                 )
             except Exception as error:  # noqa: BLE001 - whatever it is, the watchers hear of it
                 build = self.machine.get(job.id)
@@ -451,7 +477,9 @@ class Jobs:
 
         try:
             with anyio.fail_after(self.limits.launch_timeout):
-                url = await self.persist(attempt, tell=job.line)
+                url = await self.persist(
+                    attempt, tell=job.tell_launching, progress=lambda: job.heard
+                )
         except TimeoutError:
             seconds = self.limits.launch_timeout
             with anyio.move_on_after(self.limits.stop_grace):
@@ -493,17 +521,17 @@ class Jobs:
         Args:
             attempt: What to try.
             tell: Says that it is tried again.
-            progress: Changes when there was some: patience begins anew.
+            progress: Changes with every word from the backend: patience begins anew.
         """
-        delay, since, seen = _FIRST_DELAY, anyio.current_time(), progress()
+        delay, broke, seen = _FIRST_DELAY, None, progress()
         while True:
             try:
                 return await attempt()
             except BackendUnavailable as error:
                 now = anyio.current_time()
-                if seen != (seen := progress()):
-                    delay, since = _FIRST_DELAY, now
-                if now + delay - since > self.limits.retry_for:
+                if broke is None or seen != progress():
+                    delay, broke, seen = _FIRST_DELAY, now, progress()
+                if now + delay - broke > self.limits.retry_for:
                     raise
                 log.warning("trying again in %g s: %s", delay, error)
                 tell(f"{error} Trying again...\n")
