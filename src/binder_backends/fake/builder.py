@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
-import anyio
 import msgspec
+from anyio.lowlevel import checkpoint
 
 from binder_backends.fake.engine import FakeEngine, Run
 from binder_backends.fake.scripts import BuilderSettings, Script, pick
@@ -39,7 +39,7 @@ class FakeBuilder(Plugin):
 
     async def check(self) -> None:
         """Return unless the settings or the engine say otherwise."""
-        await anyio.lowlevel.checkpoint()
+        await checkpoint()
         if self.settings.down:
             raise BackendUnavailable(self.settings.down)
         self.engine.reach()
@@ -125,7 +125,7 @@ class FakeBuilder(Plugin):
                     again = told = 0
                     report.started(run.id)
                 elif told % _AT_ONCE == 0:
-                    await anyio.lowlevel.checkpoint()
+                    await checkpoint()
             if told > engine.told.get(run.id, 0):
                 engine.told[run.id] = told
                 engine.changed()

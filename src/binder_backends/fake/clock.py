@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 
 class FakeClock:
@@ -23,7 +24,7 @@ class FakeClock:
     async def sleep(self, seconds: float) -> None:
         """Return when the clock shows `seconds` more."""
         if seconds <= 0:
-            await anyio.lowlevel.checkpoint()
+            await checkpoint()
             return
         sleeper = (self.now + seconds, anyio.Event())
         self._sleepers.append(sleeper)

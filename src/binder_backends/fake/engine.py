@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from binder_backends.fake.clock import FakeClock
 from binder_backends.fake.scripts import LaunchScript, Script
@@ -198,7 +199,7 @@ class FakeEngine:
         """
         while not condition():
             await self.wait(math.inf)
-        await anyio.lowlevel.checkpoint()
+        await checkpoint()
 
     def under_way(self, name: str) -> Run | None:
         """Return the run of this name that has not ended."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-import anyio
 import msgspec
+from anyio.lowlevel import checkpoint
 
 from binder_backends.fake.engine import FakeEngine, Server
 from binder_backends.fake.scripts import LauncherSettings, LaunchScript, pick
@@ -35,7 +35,7 @@ class FakeLauncher(Plugin):
 
     async def check(self) -> None:
         """Return unless the settings or the engine say otherwise."""
-        await anyio.lowlevel.checkpoint()
+        await checkpoint()
         if self.settings.down:
             raise BackendUnavailable(self.settings.down)
         self.engine.reach()
