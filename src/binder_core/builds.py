@@ -79,6 +79,7 @@ _MOVES: Final[dict[tuple[State, str], State]] = {
     for move in moves
 }
 
+
 @dataclass(frozen=True, slots=True)
 class BuildId:
     """One attempt at a build."""
@@ -334,13 +335,13 @@ class Builds:
         return commands
 
     def _move(self, build: Build, trigger: str, fact: Fact, now: float) -> None:
+        before = build.state
         try:
-            build.state = _MOVES[build.state, trigger]
+            build.state = _MOVES[before, trigger]
         except KeyError:
-            raise IllegalTransition(
-                state=build.state, fact=fact, recent=tuple(self._recent)
-            ) from None
-        build.since = now
+            raise IllegalTransition(state=before, fact=fact, recent=tuple(self._recent)) from None
+        if build.state is not before:
+            build.since = now
 
     def _joined(self, fact: Joined, now: float) -> list[Command]:
         request = fact.request
