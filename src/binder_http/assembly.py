@@ -11,11 +11,12 @@ import stat
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from binder_backends.asker import HttpGitAsker
 from binder_core.engine import Binder, Observer, discovery
 from binder_core.errors import ConfigError
-from binder_core.plugin import Asker, Provider
+from binder_core.plugin import Asker, Launcher, Provider
 from binder_http.config import Config
 
 _KEY_FILE: Final = "signing-key"
@@ -27,6 +28,7 @@ async def open_binder(
     *,
     observer: Observer | None = None,
     providers: Mapping[str, Provider] | None = None,
+    asker: HttpGitAsker | None = None,
 ) -> AsyncGenerator[Binder]:
     """Return a `Binder` of the configuration, ready for requests while the context lasts.
 
@@ -34,20 +36,19 @@ async def open_binder(
         config: See `binder_http.config.load`.
         observer: Is told of what ended.
         providers: More providers, by prefix.
+        asker: What performs their questions, not opened yet; by default one is made.
 
     Raises:
         BackendUnavailable: A plug-in cannot be made ready.
     """
-    asker = make_asker(config)
+    asker = asker or make_asker(config)
     binder = make_binder(config, asker, observer=observer, providers=providers)
     async with opened(binder, asker):
         yield binder
 
 
-def make_asker(config: Config) -> Asker:
+def make_asker(config: Config) -> HttpGitAsker:
     """Return what performs the providers' questions; not opened yet."""
-    from binder_backends.asker import HttpGitAsker  # noqa: PLC0415 - not before it is needed
-
     return HttpGitAsker(config.asker)
 
 
@@ -59,11 +60,13 @@ def make_binder(
     providers: Mapping[str, Provider] | None = None,
 ) -> Binder:
     """Return a `Binder` of the configuration; not opened yet, see `opened`."""
-    launcher = config.launcher
+    launcher: Launcher | None = None
+    if (chosen := config.launcher) is not None:
+        launcher = discovery.find(discovery.LAUNCHERS, chosen.kind)(chosen.settings)
     return Binder(
         providers=make_providers(config) | dict(providers or {}),
         builder=discovery.find(discovery.BUILDERS, config.builder.kind)(config.builder.settings),
-        launcher=launcher and discovery.find(discovery.LAUNCHERS, launcher.kind)(launcher.settings),
+        launcher=launcher,
         asker=asker,
         key=signing_key(config),
         limits=config.limits,
@@ -81,7 +84,7 @@ def make_providers(config: Config) -> dict[str, Provider]:
 
 
 @asynccontextmanager
-async def opened(binder: Binder, asker: Any) -> AsyncGenerator[None]:
+async def opened(binder: Binder, asker: HttpGitAsker) -> AsyncGenerator[None]:
     """Keep both open while the context lasts."""
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(asker)

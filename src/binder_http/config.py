@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from binder_backends.asker.settings import AskerSettings
 from binder_core.engine import discovery
 from binder_core.engine.limits import Limits
 from binder_core.errors import BackendUnavailable, ConfigError
@@ -155,8 +156,7 @@ class Config(_Section, frozen=True):
     security: Security
     metrics: Metrics
     limits: Limits
-    asker: msgspec.Struct
-    """The ``Settings`` of `binder_backends.asker.HttpGitAsker`."""
+    asker: AskerSettings
     builder: BuilderChoice
     launcher: Chosen | None
     providers: dict[str, Chosen]
@@ -179,8 +179,9 @@ _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "security": Security,
     "metrics": Metrics,
     "limits": Limits,
+    "asker": AskerSettings,
 }
-_ALL: Final = (*_SECTIONS, "asker", "builder", "launcher", "providers")
+_ALL: Final = (*_SECTIONS, "builder", "launcher", "providers")
 
 
 def load(
@@ -218,7 +219,7 @@ def load(
         security=fill(Security, sections["security"], "security"),
         metrics=fill(Metrics, sections["metrics"], "metrics"),
         limits=fill(Limits, sections["limits"], "limits"),
-        asker=fill(_asker_settings(), sections["asker"], "asker"),
+        asker=fill(AskerSettings, sections["asker"], "asker"),
         builder=builder,
         launcher=_launcher(sections["launcher"], builder.kind),
         providers=_providers(sections["providers"]),
@@ -227,7 +228,7 @@ def load(
 
 def effective(config: Config) -> dict[str, Any]:
     """Return the configuration as it would stand in the file, secrets replaced by ``***``."""
-    made: dict[str, Any] = {name: shown(getattr(config, name)) for name in (*_SECTIONS, "asker")}
+    made: dict[str, Any] = {name: shown(getattr(config, name)) for name in _SECTIONS}
     builder = config.builder
     made["builder"] = {
         "kind": builder.kind,
@@ -312,13 +313,6 @@ def _unknown_section(key: str, value: Given | Tree) -> ConfigError:
 
 
 # -- Plug-ins ------------------------------------------------------------------------------------
-
-
-def _asker_settings() -> type[msgspec.Struct]:
-    from binder_backends.asker import HttpGitAsker  # noqa: PLC0415 - not before it is needed
-
-    settings: type[msgspec.Struct] = HttpGitAsker.Settings
-    return settings
 
 
 class _Choice(msgspec.Struct, frozen=True, kw_only=True):

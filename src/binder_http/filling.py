@@ -23,7 +23,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 _AT: Final = re.compile(r" - at `\$(.*)`$")
 _SECRET_NAME: Final = re.compile(
-    r"(?:^|_)(?:token|password|passphrase|secret|key|credential)s?$", re.IGNORECASE
+    r"(?:^|[._])(?:token|password|passphrase|secret|key|credential)s?(?:$|[.])", re.IGNORECASE
 )
 _SHOWN: Final = 80
 
@@ -181,9 +181,9 @@ def is_secret(expected: Any, name: str) -> bool:
 
     Args:
         expected: Its type; marked by ``Annotated[str, msgspec.Meta(extra={"secret": True})]``.
-        name: Its name.
+        name: Its dotted name; what it is in may be named like one too.
     """
-    if _SECRET_NAME.search(name.rpartition(".")[2]):
+    if _SECRET_NAME.search(name):
         return _bare(expected) is not bool
     if typing.get_origin(expected) is typing.Annotated:
         inner, *metas = typing.get_args(expected)
@@ -206,6 +206,8 @@ def shown(struct: msgspec.Struct) -> dict[str, Any]:
 
 def _shown(value: Any, expected: Any, name: str) -> Any:
     if is_secret(expected, name):
+        if isinstance(value, Mapping):
+            return dict.fromkeys(map(str, value), HIDDEN)
         return HIDDEN if value else value
     if isinstance(value, msgspec.Struct):
         return shown(value)

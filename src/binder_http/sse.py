@@ -1,0 +1,42 @@
+"""Events as the bytes of an event stream. Pure, and made once for all who watch.
+
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from binder_core.journal import Told
+from binder_core.ordering import FINAL
+
+HEARTBEAT: Final = b":heartbeat\n\n"
+"""A comment: it keeps proxies from cutting a silent stream, and clients drop it."""
+
+CONTENT_TYPE: Final = "text/event-stream"
+
+
+def retry(seconds: float) -> bytes:
+    """Return the hint how long EventSource shall wait before it reconnects."""
+    return b"retry: %d\n\n" % round(seconds * 1000)
+
+
+def frame(told: Told) -> bytes:
+    """Return one event. It is kept in `told`, for the next who watches."""
+    made = told.frame
+    if made is None:
+        # JSON has no line break outside of strings and escapes those inside: one line is enough.
+        identity = b"id: %b\n" % told.id.encode() if told.id else b""
+        made = told.frame = b"%bdata: %b\n\n" % (identity, told.data)
+    return made
+
+
+def frames(batch: Sequence[Told]) -> bytes:
+    """Return a batch as one write; nothing new is a heartbeat."""
+    return b"".join(map(frame, batch)) or HEARTBEAT
+
+
+def ends(batch: Sequence[Told]) -> bool:
+    """Return whether the last event of a stream is in the batch."""
+    return bool(batch) and batch[-1].phase in FINAL
