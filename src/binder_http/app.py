@@ -9,11 +9,11 @@ from quart import Blueprint, Quart
 from quart.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
 
-from binder_backends.asker import HttpGitAsker
 from binder_core.engine import Binder
 from binder_http import assembly
 from binder_http.api import Api
 from binder_http.config import Config, Server
+from binder_http.late import LateAsker
 from binder_http.metrics import Metrics
 from binder_http.security import BuildTokens, Guard
 from binder_http.security import guard as guard_of
@@ -120,7 +120,7 @@ def create_app(
     return app
 
 
-def make_metrics(config: Config, asker: HttpGitAsker) -> Metrics | None:
+def make_metrics(config: Config, asker: LateAsker) -> Metrics | None:
     """Return what counts, None where nothing shall be counted.
 
     Args:

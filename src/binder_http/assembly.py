@@ -13,11 +13,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from binder_backends.asker import HttpGitAsker
 from binder_core.engine import Binder, Observer, discovery
 from binder_core.errors import ConfigError
 from binder_core.plugin import Asker, Launcher, Provider
 from binder_http.config import Config
+from binder_http.late import LateAsker
 
 _KEY_FILE: Final = "signing-key"
 
@@ -28,7 +28,7 @@ async def open_binder(
     *,
     observer: Observer | None = None,
     providers: Mapping[str, Provider] | None = None,
-    asker: HttpGitAsker | None = None,
+    asker: LateAsker | None = None,
 ) -> AsyncGenerator[Binder]:
     """Return a `Binder` of the configuration, ready for requests while the context lasts.
 
@@ -47,9 +47,9 @@ async def open_binder(
         yield binder
 
 
-def make_asker(config: Config) -> HttpGitAsker:
+def make_asker(config: Config) -> LateAsker:
     """Return what performs the providers' questions; not opened yet."""
-    return HttpGitAsker(config.asker)
+    return LateAsker(config.asker)
 
 
 def make_binder(
@@ -84,7 +84,7 @@ def make_providers(config: Config) -> dict[str, Provider]:
 
 
 @asynccontextmanager
-async def opened(binder: Binder, asker: HttpGitAsker) -> AsyncGenerator[None]:
+async def opened(binder: Binder, asker: LateAsker) -> AsyncGenerator[None]:
     """Keep both open while the context lasts."""
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(asker)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated
 
 import msgspec
@@ -55,3 +56,7 @@ class AskerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     ssh_known_hosts: str = ""
     """The file of known hosts for them; without one any host key is taken."""
     user_agent: str = "binderkit"
+
+    def __post_init__(self) -> None:
+        for network in self.allow_networks:
+            ipaddress.ip_network(network)  # raises a ValueError that says what is wrong
