@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -16,11 +17,16 @@ T = TypeVar("T")
 _SHOWN = 200
 
 
+class _Inner(msgspec.Struct):
+    message: str = ""
+
+
 class _Said(msgspec.Struct):
     """Where services put what they have to say about an error."""
 
     message: str = ""
     reason: str = ""
+    error: _Inner | str = ""
 
 
 def unavailable(service: str, reply: HttpReply) -> ProviderUnavailable:
@@ -32,14 +38,16 @@ def unavailable(service: str, reply: HttpReply) -> ProviderUnavailable:
     """
     try:
         said = msgspec.json.decode(reply.body, type=_Said)
-        told = said.message or said.reason
+        inner = said.error if isinstance(said.error, str) else said.error.message
+        told = said.message or said.reason or inner
     except msgspec.DecodeError:
         told = ""
     shown = "".join(char if char.isprintable() else " " for char in told[:_SHOWN])
-    host = urlsplit(reply.url).hostname
+    wait = reply.headers.get("retry-after", "")
     return ProviderUnavailable(
-        f"{service} ({host}) answered {reply.status}{f': {shown}' if shown else ''}. "
-        "Try again in a few minutes."
+        f"{_named(service, reply)} answered {reply.status}{f': {shown}' if shown else ''}. "
+        "Try again in a few minutes.",
+        retry_after=float(wait[:6]) if wait.isascii() and wait.isdigit() else None,
     )
 
 
@@ -54,10 +62,14 @@ def read(service: str, reply: HttpReply, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(reply.body, type=kind)
     except msgspec.DecodeError as error:
-        host = urlsplit(reply.url).hostname
         raise ProviderUnavailable(
-            f"{service} ({host}) answered something that cannot be understood: {error}."
+            f"{_named(service, reply)} answered something that cannot be understood: {error}."
         ) from error
+
+
+def _named(service: str, reply: HttpReply) -> str:
+    host = urlsplit(reply.url).hostname
+    return service if host is None or host == service else f"{service} ({host})"
 
 
 def commit(service: str, value: str) -> str:
@@ -69,6 +81,21 @@ def commit(service: str, value: str) -> str:
     if not COMMIT.fullmatch(value):
         raise ProviderUnavailable(f"{service} answered something that is no commit: {value[:64]!r}")
     return value.lower()
+
+
+def epoch(service: str, value: str) -> int:
+    """Return the seconds since the epoch of a date that a service told, UTC unless it says.
+
+    Raises:
+        ProviderUnavailable: It is no date.
+    """
+    try:
+        date = datetime.fromisoformat(value)
+    except ValueError:
+        raise ProviderUnavailable(
+            f"{service} answered something that is no date: {value[:64]!r}"
+        ) from None
+    return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp())
 
 
 def commit_or_head(

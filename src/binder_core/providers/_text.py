@@ -139,8 +139,8 @@ def ref(part: Part) -> str:
             f"A ref (branch, tag or commit) holds no {bad[0]!r}.",
             _where(part, bad.span()),
         )
-    if any(step.startswith(".") or step.endswith(".lock") for step in value.split("/")):
-        raise part.error("No part of a ref starts with '.' or ends with '.lock'.")
+    if any(step.startswith((".", "-")) or step.endswith(".lock") for step in value.split("/")):
+        raise part.error("No part of a ref starts with '.' or '-', or ends with '.lock'.")
     if value.startswith("/") or value.endswith(("/", ".")) or value == "@":
         raise part.error("A ref neither starts with '/' nor ends with '/' or '.'.")
     return value

@@ -92,8 +92,12 @@ class UserRepo(ABC):
             repo_url=url,
             ref=ref,
             ref_url=self.ref_url(url, ref),
-            slug=spec.repo.replace("/", "-", 1),
+            slug=self.slug(spec),
         )
+
+    def slug(self, spec: Spec) -> str:
+        """Return what names the repository among all of this service."""
+        return spec.repo.replace("/", "-", 1)
 
     def recognise(self, url: str) -> Pasted | None:
         """Return what the URL of a page of a repository, folder, file, tag or commit means."""
