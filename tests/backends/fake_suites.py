@@ -117,12 +117,17 @@ class FakeLaunchers(LauncherSuite):
         return name in self.engine.servers
 
 
-def failures(suite: type[FakeBuilders | FakeLaunchers]) -> dict[str, str]:
-    """Return the tests of `suite` that fail, and why: each run on its own, as pytest does."""
+def failures(suite: type[FakeBuilders | FakeLaunchers], only: str = "test_") -> dict[str, str]:
+    """Return the tests of `suite` that fail, and why: each run on its own, as pytest does.
+
+    Args:
+        suite: The suite.
+        only: How the names of the tests begin that are run.
+    """
     return {
         name: why
         for name in dir(suite)
-        if name.startswith("test_")
+        if name.startswith(only)
         for arguments in _parameters(getattr(suite, name))
         if (why := _run(suite(), name, arguments)) is not None
     }
