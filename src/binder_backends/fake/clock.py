@@ -5,6 +5,8 @@ from __future__ import annotations
 import anyio
 from anyio.lowlevel import checkpoint
 
+_TURNS = 20
+
 
 class FakeClock:
     """Seconds that pass when a test says so. Hand it to `FakeEngine` as its clock.
@@ -46,13 +48,20 @@ class FakeClock:
         Returns when all that is left is waiting.
         """
         end = self.now + seconds
-        await anyio.wait_all_tasks_blocked()
+        await _settled()
         while due := [deadline for deadline, _ in self._sleepers if deadline <= end]:
             self._turn_to(min(due))
-            await anyio.wait_all_tasks_blocked()
+            await _settled()
         self._turn_to(end)
 
     def _turn_to(self, now: float) -> None:
         # Never backwards, and to the very number: a sum of differences could stay below it.
         self.now = max(self.now, now)
         self.advance(0.0)
+
+
+async def _settled() -> None:
+    # What is going on needs a few turns; asked too early, anyio looks again only after 0.1 s.
+    for _ in range(_TURNS):
+        await checkpoint()
+    await anyio.wait_all_tasks_blocked()

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import anyio
 import pytest
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 
 from binder_core.plugin import BackendUnavailable, Launcher, LaunchFailed, LaunchRequest
 from binder_core.testing.plugins import PluginSuite
@@ -46,10 +47,10 @@ class Launch:
 
     async def inside(self) -> None:
         """Return when the call waits inside the launcher, not for its next try, or has ended."""
-        await anyio.wait_all_tasks_blocked()
+        await _settled()
         while not self._calling and not self._ended.is_set():
             await anyio.sleep(self.retry_delay)
-            await anyio.wait_all_tasks_blocked()
+            await _settled()
 
     def cancel(self) -> None:
         """Cancel the call."""
@@ -77,6 +78,13 @@ class Launch:
                 return
             else:
                 return
+
+
+async def _settled() -> None:
+    # What is going on needs a few turns; asked too early, anyio looks again only after 0.1 s.
+    for _ in range(20):
+        await checkpoint()
+    await anyio.wait_all_tasks_blocked()
 
 
 class LauncherSuite(PluginSuite):
