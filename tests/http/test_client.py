@@ -203,12 +203,14 @@ async def test_leaving_early_closes_the_connection() -> None:
                     assert event.phase == "waiting"
                     break
             assert server.left.wait(5)
-    with scripted(once(Reply(STREAM + WHOLE[:200], then="hang"))) as server:
-        with BlockingClient(server.url) as blocking:
-            stream = blocking.launch(SPEC)
-            assert next(stream).phase == "waiting"
-            stream.close()
-            assert server.left.wait(5)
+    with (
+        scripted(once(Reply(STREAM + WHOLE[:200], then="hang"))) as server,
+        BlockingClient(server.url) as blocking,
+    ):
+        stream = blocking.launch(SPEC)
+        assert next(stream).phase == "waiting"
+        stream.close()
+        assert server.left.wait(5)
 
 
 async def test_a_recorded_stream_of_todays_binderhub() -> None:
@@ -307,7 +309,7 @@ async def test_a_bad_end_is_an_error_for_who_wants_ready(
     body = b"".join(data for _, data in frames) + failed
     with scripted(once(Reply(STREAM + body))) as server:
         async with Client(server.url) as client:
-            with pytest.raises(BinderError, match="^the reason$") as caught:
+            with pytest.raises(BinderError, match=r"^the reason$") as caught:
                 await client.ready(SPEC)
         with BlockingClient(server.url) as blocking, pytest.raises(kind):
             blocking.ready(SPEC)

@@ -1,0 +1,203 @@
+"""The command ``binder``.
+
+Everything but click is imported inside the commands: ``binder --help`` has to come at once.
+"""
+
+# ruff: noqa: PLC0415 - as the docstring says
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=_SETTINGS)
+@click.version_option(package_name="binderkit", prog_name="binder")
+def main() -> None:
+    """Turn a link to a repository into a running notebook."""
+
+
+def _configured(command: _F) -> _F:
+    """Add the options that choose a configuration."""
+    for option in (
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Any setting, e.g. limits.max_builds=2. Goes before file and environment.",
+        ),
+        click.option(
+            "--launcher", metavar="KIND", help="What starts servers; see: binder plugins."
+        ),
+        click.option("--builder", metavar="KIND", help="What makes images; see: binder plugins."),
+        click.option(
+            "--config",
+            "config_file",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="A TOML file with settings.  [default: that which BINDER_CONFIG names]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.option("--host", help="The address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="0 takes a free one.  [default: 8585]")
+@click.option("--base-url", metavar="PATH", help="The path under which everything is served.")
+@click.option("--token", envvar="BINDER_TOKEN", help="What each request needs.  [default: made up]")
+@click.option("-q", "--quiet", is_flag=True, help="Log warnings only.")
+@_configured
+def serve(
+    *,
+    host: str | None,
+    port: int | None,
+    base_url: str | None,
+    token: str | None,
+    quiet: bool,
+    config_file: Path | None,
+    builder: str | None,
+    launcher: str | None,
+    settings: tuple[str, ...],
+) -> None:
+    """Run a server until Ctrl-C.
+
+    Prints the address, with the token where one is needed. The local backend runs the code of
+    whatever repository is asked for as this user.
+    """
+    flags = _flags(
+        settings,
+        {
+            "server.host": host,
+            "server.port": port,
+            "server.base_url": base_url,
+            "security.token": token,
+            "builder.kind": builder,
+            "launcher.kind": launcher,
+        },
+    )
+    with _errors():
+        import asyncio
+        import logging
+
+        from binder_http.config import load
+        from binder_http.server import serve as run
+
+        config = load(config_file, flags=flags)
+        level = logging.WARNING if quiet else logging.INFO
+        logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
+        asyncio.run(run(config))
+
+
+@main.command()
+@click.argument("what")
+@click.option("--server", envvar="BINDER_SERVER", metavar="URL", help="Ask this server.")
+@click.option(
+    "--token", envvar="BINDER_TOKEN", help="What the server wants to see; better by BINDER_TOKEN."
+)
+@click.option("--build-only", is_flag=True, help="Build, do not launch.")
+@click.option("--open", "open_browser", is_flag=True, help="Open the notebook in a browser.")
+@click.option("--json", "as_json", is_flag=True, help="Print the events as JSON lines.")
+@_configured
+def launch(
+    *,
+    what: str,
+    server: str | None,
+    token: str | None,
+    build_only: bool,
+    open_browser: bool,
+    as_json: bool,
+    config_file: Path | None,
+    builder: str | None,
+    launcher: str | None,
+    settings: tuple[str, ...],
+) -> None:
+    """Launch a repository and show how it goes.
+
+    WHAT is <provider>/<spec> (gh/user/repo/HEAD), a URL from the address bar, or a folder of this
+    machine (./notebooks), which is built as it is on the disk.
+
+    Without --server it is built and launched here, and the notebook lives until Ctrl-C. The local
+    backend runs the repository's code as you.
+
+    Exit status: 0 ready, 1 failed, 2 wrong usage.
+    """
+    flags = _flags(settings, {"builder.kind": builder, "launcher.kind": launcher})
+    if server and (flags or config_file):
+        raise click.UsageError("--server leaves no say in the configuration: that is the server's.")
+    with _errors():
+        from binder_http.cli_launch import Options, launch_here, launch_there
+
+        if hasattr(sys.stdout, "reconfigure"):
+            # A log may hold what this terminal's encoding has no character for.
+            sys.stdout.reconfigure(errors="replace")
+        options = Options(build_only=build_only, as_json=as_json, open_browser=open_browser)
+        if server:
+            status = launch_there(what, options, server=server, token=token)
+        else:
+            path = str(config_file) if config_file else None
+            status = launch_here(what, options, config_file=path, flags=flags)
+    sys.exit(status)
+
+
+@main.command()
+def plugins() -> None:
+    """List the installed plug-ins, and what they lack."""
+    from binder_http.cli_plugins import table
+
+    click.echo(table())
+
+
+@main.command()
+@_configured
+def config(
+    *,
+    config_file: Path | None,
+    builder: str | None,
+    launcher: str | None,
+    settings: tuple[str, ...],
+) -> None:
+    """Print the configuration that counts, without its secrets, as TOML."""
+    flags = _flags(settings, {"builder.kind": builder, "launcher.kind": launcher})
+    with _errors():
+        from binder_http.config import load, render
+
+        click.echo(render(load(config_file, flags=flags)), nl=False)
+
+
+def _flags(settings: tuple[str, ...], named: dict[str, Any]) -> dict[str, Any]:
+    flags = {key: value for key, value in named.items() if value is not None}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key.strip():
+            raise click.UsageError(f"--set takes KEY=VALUE, not {setting!r}")
+        flags[key.strip()] = value
+    return flags
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Say our errors in words: 2 is wrong usage, configuration included, 1 everything else."""
+    try:
+        yield
+    except ImportError as error:
+        raise click.ClickException(
+            f"A library is missing ({error}). Try: pip install 'binderkit[server,local]'"
+        ) from error
+    except Exception as error:
+        from binder_core.errors import BinderError, ConfigError
+
+        if isinstance(error, ConfigError):
+            raise click.UsageError(str(error)) from error
+        if isinstance(error, BinderError):
+            raise click.ClickException(str(error)) from error
+        raise
