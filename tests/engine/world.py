@@ -128,8 +128,8 @@ class Client:
     last_id: str = ""
     online: bool = False
     heartbeats: int = 0
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    done: anyio.Event = field(default_factory=anyio.Event)
+    scope: anyio.CancelScope = field(init=False)
+    done: anyio.Event = field(init=False)
 
     @property
     def ended(self) -> bool:

@@ -66,7 +66,7 @@ class Run:
 
     def lines(self, now: float) -> int:
         """Return how many lines its log has."""
-        return self.script.lines_at(min(now, self.end) - self.begins)
+        return self.script.lines_at(min(now, self.end), self.begins)
 
     def next_change(self, now: float) -> float:
         """Return when there will be something new, if nobody stops it; infinity if never."""

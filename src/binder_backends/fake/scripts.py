@@ -109,18 +109,18 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """Return when the run ends, in seconds since it began; None if it never does."""
         return self.time_of(self.total + 1) + self.silent if self.ends else None
 
-    def lines_at(self, seconds: float) -> int:
-        """Return how many lines are there, `seconds` after the run began."""
-        if seconds < 0:
+    def lines_at(self, now: float, begins: float = 0.0) -> int:
+        """Return how many lines are there at `now`, in a run that began at `begins`."""
+        if now < begins:
             return 0
         if not self.rate:
             return self.total
-        # An estimate, put right by `time_of`: whoever sleeps until the time of a line finds it
-        # there, whatever floats do.
-        count = min(int(seconds * self.rate), self.total)
-        while count < self.total and self.time_of(count + 1) <= seconds:
+        # An estimate, put right by the very sum that says when a line is due: whoever sleeps until
+        # then finds it there, whatever floats do.
+        count = min(int((now - begins) * self.rate), self.total)
+        while count < self.total and begins + self.time_of(count + 1) <= now:
             count += 1
-        while count > 0 and self.time_of(count) > seconds:
+        while count > 0 and begins + self.time_of(count) > now:
             count -= 1
         return count
 
