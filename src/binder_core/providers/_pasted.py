@@ -23,11 +23,15 @@ class PastedUrl:
     scheme: str
 
 
+def clean(text: str) -> str:
+    """Return what was pasted without the space around it; nothing if it can be no URL."""
+    text = text.strip()
+    return text if len(text) <= MAX_URL and text.isprintable() else ""
+
+
 def take_apart(url: str) -> PastedUrl | None:
     """Return the parts of a URL, None if it is none. ``git@host:path`` is one, too."""
-    url = url.strip()
-    if len(url) > MAX_URL or not url.isprintable():
-        return None
+    url = clean(url)
     if scp := _SCP.fullmatch(url):
         url = f"ssh://{scp[1]}/{scp[2]}"
     elif "://" not in url:

@@ -22,6 +22,7 @@ from binder_core.plugin import (
     http_get,
 )
 from binder_core.providers import _service, _text
+from binder_core.providers._pasted import clean
 
 _PAGE: Final = re.compile(
     r"(?P<base>/(?:[^/]+/)*)dataset/(?P<id>[\w.-]+)(?:/history/(?P<activity>[\w-]+))?/?"
@@ -129,7 +130,7 @@ class Ckan:
 
     def recognise(self, url: str) -> Pasted | None:
         """Return what the URL of a dataset's page means."""
-        text = _text.escape(url.strip())
+        text = _text.escape(clean(url))
         try:
             self.parse(text)
         except SpecError:

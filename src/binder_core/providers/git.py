@@ -23,7 +23,7 @@ from binder_core.plugin import (
     git_ls_remote,
 )
 from binder_core.providers import _service, _text
-from binder_core.providers._pasted import escaped_ref
+from binder_core.providers._pasted import clean, escaped_ref
 
 _SCP: Final = re.compile(r"([\w.-]+@[\w.-]+):(?!//)(.+)")
 _HOST: Final = re.compile(r"(?!-)[\w.-]+|\[[0-9a-fA-F:.]+\]")
@@ -125,7 +125,7 @@ class Git:
 
     def recognise(self, url: str) -> Pasted | None:
         """Return what a URL means that can only be a git repository's."""
-        url = url.strip()
+        url = clean(url)
         is_git = url.startswith(("git://", "ssh://")) or _SCP.fullmatch(url)
         if not is_git and not url.rstrip("/").endswith(".git"):
             return None
@@ -148,14 +148,14 @@ class Git:
         except ValueError:
             raise part.error("The URL of the repository is malformed.") from None
         schemes = self._settings.schemes
+        if str(part).endswith(":"):
+            raise part.error(
+                "The slashes in the URL of the repository have to be escaped: "
+                '"https%3A%2F%2Fhost%2Frepo/HEAD".'
+            )
         if parts.scheme not in schemes:
             told = f"{parts.scheme} is none of them" if parts.scheme else "it names none"
-            hint = ""
-            if str(part).endswith(":"):
-                hint = ' Its slashes have to be escaped: "https%3A%2F%2Fhost%2Frepo/HEAD".'
-            raise part.error(
-                f"The repository's URL starts with {', '.join(schemes)}; {told}.{hint}"
-            )
+            raise part.error(f"The repository's URL starts with {', '.join(schemes)}; {told}.")
         if problem := self._problem(parts):
             raise part.error(problem)
         return url

@@ -23,7 +23,7 @@ from binder_core.plugin import (
     http_get,
 )
 from binder_core.providers import _service, _text
-from binder_core.providers._pasted import take_apart
+from binder_core.providers._pasted import clean, take_apart
 
 _ID: Final = re.compile(r"(swh:1:(?:cnt|dir|rev|rel|snp):[0-9a-f]{40})(?:;.*)?")
 _KINDS: Final = {
@@ -149,7 +149,7 @@ class SoftwareHeritage:
 
     def recognise(self, url: str) -> Pasted | None:
         """Return what an identifier, or the URL of a page about it, means."""
-        url = url.strip()
+        url = clean(url)
         if url.startswith("swh:"):
             return self._pasted(url)
         pasted = take_apart(url)
