@@ -88,8 +88,8 @@ def parse_image(image: str) -> ImageName:
         registry, rest = DOCKER_HUB, image
     repository, at, reference = rest.partition("@")
     if not at:
-        repository, _, reference = rest.partition(":")
-        reference = reference or "latest"
+        repository, colon, reference = rest.partition(":")
+        reference = reference if colon else "latest"
     elif ":" in repository:
         repository = repository.partition(":")[0]
     if registry == DOCKER_HUB and "/" not in repository:

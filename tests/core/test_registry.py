@@ -1,0 +1,201 @@
+"""Is this image there?"""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from binder_core.asking import HttpGet, HttpReply
+from binder_core.errors import ProviderUnavailable, RegistryUnavailable
+from binder_core.registry import ACCEPT, ImageName, Login, exists, parse_image
+
+NO_CACHE = ("cache-control", "no-cache")
+LOGIN = Login("me", "s3cret")
+BASIC = "Basic " + base64.b64encode(b"me:s3cret").decode()
+
+
+@pytest.mark.parametrize(
+    ("image", "registry", "repository", "reference"),
+    [
+        ("python", "docker.io", "library/python", "latest"),
+        ("python:3.12", "docker.io", "library/python", "3.12"),
+        ("user/image:x", "docker.io", "user/image", "x"),
+        ("docker.io/python", "docker.io", "library/python", "latest"),
+        ("index.docker.io/user/image", "docker.io", "user/image", "latest"),
+        ("localhost/x", "localhost", "x", "latest"),
+        ("localhost:5000/a/b:c", "localhost:5000", "a/b", "c"),
+        ("gcr.io/p/binder-u-2dr-397df2:1479e02", "gcr.io", "p/binder-u-2dr-397df2", "1479e02"),
+        ("gcr.io/proj/binder--c3-9cn-9fa9c1:1", "gcr.io", "proj/binder--c3-9cn-9fa9c1", "1"),
+        (f"r.example/x@sha256:{'a' * 64}", "r.example", "x", f"sha256:{'a' * 64}"),
+        (f"r.example/x:tag@sha256:{'a' * 64}", "r.example", "x", f"sha256:{'a' * 64}"),
+    ],
+)  # fmt: skip
+def test_names(image: str, registry: str, repository: str, reference: str) -> None:
+    assert parse_image(image) == ImageName(registry, repository, reference)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *("", "/", ":x", "a:", "a: b", "A/b", "-x", "x@sha", "r.example/", "r.example/../x"),
+        *("r.example/a//b", "r.example/x:a/b", "r.example/x\n", "r.example/x?y=z"),
+        f"r.example/x:{'t' * 129}",
+    ],
+)
+def test_what_is_no_name(image: str) -> None:
+    with pytest.raises(ValueError, match="no name of an image"):
+        parse_image(image)
+
+
+@given(st.text())
+def test_any_text_is_a_name_or_none(text: str) -> None:
+    try:
+        name = parse_image(text)
+    except ValueError:
+        return
+    before = "@" if ":" in name.reference else ":"
+    assert parse_image(f"{name.registry}/{name.repository}{before}{name.reference}") == name
+
+
+MANIFEST = "https://r.example:5000/v2/a/b/manifests/t"
+ASKED = HttpGet(MANIFEST, (("accept", ACCEPT), NO_CACHE), head=True)
+
+
+def test_there_or_not() -> None:
+    for status, there in ((200, True), (404, False)):
+        flow = exists("r.example:5000/a/b:t")
+        assert next(flow) == ASKED
+        with pytest.raises(StopIteration) as stop:
+            flow.send(HttpReply(status, MANIFEST))
+        assert stop.value.value is there
+
+
+def test_unencrypted_where_the_operator_says_so() -> None:
+    question = next(exists("127.0.0.1:5055/x:t", plain_http=True))
+    assert question.url == "http://127.0.0.1:5055/v2/x/manifests/t"
+
+
+@pytest.mark.parametrize("status", [0, 201, 301, 400, 403, 405, 429, 500, 503])
+def test_anything_else_leaves_it_open(status: int) -> None:
+    flow = exists("r.example:5000/a/b:t")
+    next(flow)
+    with pytest.raises(RegistryUnavailable, match=rf"r\.example:5000.*answered {status}"):
+        flow.send(HttpReply(status, MANIFEST))
+
+
+def test_no_answer_leaves_it_open() -> None:
+    flow = exists("r.example:5000/a/b:t")
+    next(flow)
+    with pytest.raises(RegistryUnavailable, match=r"r\.example:5000 did not answer: nobody"):
+        flow.throw(ProviderUnavailable("nobody"))
+
+
+def challenge(text: str, url: str = MANIFEST) -> HttpReply:
+    return HttpReply(401, url, {"www-authenticate": text})
+
+
+def test_basic() -> None:
+    flow = exists("r.example:5000/a/b:t", LOGIN)
+    next(flow)
+    question = flow.send(challenge('Basic realm="r"'))
+    assert question == HttpGet(
+        MANIFEST, (("accept", ACCEPT), ("authorization", BASIC), NO_CACHE), head=True
+    )
+    with pytest.raises(StopIteration) as stop:
+        flow.send(HttpReply(404, MANIFEST))
+    assert stop.value.value is False
+
+
+HUB = "https://registry-1.docker.io/v2/library/python/manifests/3.12"
+BEARER = (
+    'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",'
+    'scope="repository:library/python:pull"'
+)
+TOKEN = (
+    "https://auth.docker.io/token?service=registry.docker.io&scope=repository:library/python:pull"
+)
+
+
+@pytest.mark.parametrize("login", [None, LOGIN])
+@pytest.mark.parametrize("key", ["token", "access_token"])
+def test_bearer(login: Login | None, key: str) -> None:
+    flow = exists("python:3.12", login)
+    assert next(flow).url == HUB
+    question = flow.send(challenge(BEARER, HUB))
+    headers = (NO_CACHE,) if login is None else (NO_CACHE, ("authorization", BASIC))
+    assert question == HttpGet(TOKEN, headers)
+    question = flow.send(HttpReply(200, TOKEN, {}, b'{"%s": "t0ken"}' % key.encode()))
+    assert question == HttpGet(
+        HUB, (("accept", ACCEPT), ("authorization", "Bearer t0ken"), NO_CACHE), head=True
+    )
+    with pytest.raises(StopIteration) as stop:
+        flow.send(HttpReply(200, HUB))
+    assert stop.value.value is True
+
+
+def test_a_second_refusal_leaves_it_open() -> None:
+    flow = exists("r.example:5000/a/b:t", LOGIN)
+    next(flow)
+    flow.send(challenge('Basic realm="r"'))
+    with pytest.raises(RegistryUnavailable, match="401: it wants other credentials"):
+        flow.send(challenge('Basic realm="r"'))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "Negotiate",
+        'Basic realm="r"',
+        "Bearer",
+        'Bearer realm="http://elsewhere.example/token"',
+        'Bearer realm="/token"',
+        'Bearer realm="ftp://r.example:5000x/token"',
+    ],
+)
+def test_what_it_wants_cannot_be_given(header: str) -> None:
+    flow = exists("r.example:5000/a/b:t")
+    next(flow)
+    with pytest.raises(RegistryUnavailable, match="401"):
+        flow.send(challenge(header))
+
+
+def test_the_realm_may_be_the_registry_itself() -> None:
+    flow = exists("r.example:5000/a/b:t", plain_http=True)
+    url = next(flow).url
+    question = flow.send(
+        challenge('Bearer realm="http://r.example:5000/token?a=b", Basic x=y', url)
+    )
+    assert question.url == "http://r.example:5000/token?a=b&scope=repository:a/b:pull"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        HttpReply(200, TOKEN, {}, b"<html>"),
+        HttpReply(200, TOKEN, {}, b"{}"),
+        HttpReply(200, TOKEN, {}, b'{"token": "a\\nb: c"}'),
+        HttpReply(500, TOKEN),
+        HttpReply(401, TOKEN),
+    ],
+)
+def test_no_token_leaves_it_open(reply: HttpReply) -> None:
+    flow = exists("python:3.12")
+    next(flow)
+    flow.send(challenge(BEARER, HUB))
+    with pytest.raises(RegistryUnavailable, match=r"docker\.io"):
+        flow.send(reply)
+
+
+def test_no_secret_shows() -> None:
+    flow = exists("python:3.12", LOGIN)
+    shown = repr(LOGIN) + repr(next(flow)) + repr(flow.send(challenge(BEARER, HUB)))
+    shown += repr(flow.send(HttpReply(200, TOKEN, {}, b'{"token": "t0ken"}')))
+    with pytest.raises(RegistryUnavailable) as caught:
+        flow.send(HttpReply(500, HUB))
+    shown += str(caught.value)
+    for secret in ("s3cret", "t0ken", BASIC.removeprefix("Basic ")):
+        assert secret not in shown
