@@ -294,7 +294,8 @@ def _headers() -> dict[str, str]:
 def _accepts_events(headers: Headers) -> bool:
     """Return whether an event stream is named, not merely covered by ``*/*``."""
     accept = parse_accept_header(",".join(headers.getlist("accept")), MIMEAccept)
-    return any(kind.lower() == sse.CONTENT_TYPE and quality > 0 for kind, quality in accept)
+    kinds = (kind.partition(";")[0].strip() for kind, quality in accept if quality > 0)
+    return any(kind.lower() == sse.CONTENT_TYPE for kind in kinds)
 
 
 def _flag(name: str) -> bool:

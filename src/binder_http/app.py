@@ -40,7 +40,7 @@ _GITHUB_API: Final = "api.github.com"
 class _Rest(BaseConverter):
     """The rest of a path whatever it is: empty parts and all."""
 
-    regex = ".*"
+    regex = r"[\s\S]*"
     part_isolating = False
 
 

@@ -287,19 +287,20 @@ def _from_env(env: Mapping[str, str]) -> Tree:
 def _from_flags(flags: Mapping[str, Any]) -> Tree:
     found: Tree = {}
     for name, value in flags.items():
-        if value is None:
-            continue
-        here: Tree = {}
-        if isinstance(value, Mapping):
-            below = _from_flags(value)
-            *sections, key = name.split(".")
-            here = {key: below}
-            for section in reversed(sections):
-                here = {section: here}
-        else:
-            put(here, name.split("."), Given(value, "flag", text=isinstance(value, str)))
-        found = lay_over(found, here)
+        given = _flag(value)
+        for section in reversed(name.split(".")):
+            given = {section: given} if given is not None else None
+        if isinstance(given, dict):
+            found = lay_over(found, given)
     return found
+
+
+def _flag(value: Any) -> Given | Tree | None:
+    """Return a flag's value; None where there is none. Names below the first are no paths."""
+    if isinstance(value, Mapping):
+        below = {str(name): _flag(one) for name, one in value.items()}
+        return {name: one for name, one in below.items() if one is not None}
+    return None if value is None else Given(value, "flag", text=isinstance(value, str))
 
 
 def _unknown_section(key: str, value: Given | Tree) -> ConfigError:

@@ -65,7 +65,7 @@ class Running:
     @property
     def link(self) -> str:
         """Return the URL with the token in it."""
-        return f"{self.url}?token={quote(self.token)}" if self.token else self.url
+        return f"{self.url}?token={quote(self.token, safe='')}" if self.token else self.url
 
 
 async def serve(config: Config, *, started: Callable[[Running], None] | None = None) -> None:

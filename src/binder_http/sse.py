@@ -18,8 +18,11 @@ CONTENT_TYPE: Final = "text/event-stream"
 
 
 def retry(seconds: float) -> bytes:
-    """Return the hint how long EventSource shall wait before it reconnects."""
-    return b"retry: %d\n\n" % round(seconds * 1000)
+    """Return the hint how long EventSource shall wait before it reconnects.
+
+    It belongs right before an event: some clients take one that stands alone for an empty event.
+    """
+    return b"retry: %d\n" % round(seconds * 1000)
 
 
 def frame(told: Told) -> bytes:

@@ -25,12 +25,15 @@ async def chunks(
             takes the end of a stream for a broken one.
         closing: Set when the server stops: nobody lingers any more.
     """
-    # Also the proof for everybody on the way that the answer has begun.
-    yield sse.retry(retry)
+    hint = sse.retry(retry)
     ended = False
     async with aclosing(batches):
         async for batch in batches:
-            yield sse.frames(batch)
+            if batch and hint:
+                yield hint + sse.frames(batch)
+                hint = b""
+            else:
+                yield sse.frames(batch)
             ended = sse.ends(batch)
     if ended:
         try:
