@@ -163,6 +163,14 @@ anyio.run(main)
         assert "s3cret" not in str(watch.report.story)
         assert "s3cret" not in str(watch.failure)
 
+    @pytest.mark.anyio
+    async def test_what_is_no_git_repository_is_refused(self) -> None:
+        request = replace(self.request_that_builds(), content_provider="Zenodo")
+        async with self.make_builder() as builder:
+            watch = await self.watch(builder, request)
+        assert "Zenodo" in str(watch.failure)
+        await self.expect_runs(request, 0)
+
 
 @pytest.mark.anyio
 async def test_without_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

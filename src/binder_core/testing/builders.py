@@ -253,7 +253,7 @@ class BuilderSuite(PluginSuite):
                 await builder.stop(request)
             await self.end(watch)
             self.expect_failed(watch)
-            await self.expect_image(request, there=False)
+            await self.expect_image(request, there=False, by=builder)
             await self.expect_runs(request, 1)
             second = self.start(tasks, builder, request)
             await self.until_line(second)
@@ -389,11 +389,22 @@ class BuilderSuite(PluginSuite):
         seen = first.report.story[1]
         assert second.report.story[1][: len(seen)] == seen, "the same run told another log"
 
-    async def expect_image(self, request: BuildRequest, *, there: bool) -> None:
-        """Fail the test unless a builder made for the question, and the second path, say so."""
-        async with self.make_builder() as builder:
-            with self.within_limit("exists"):
-                said = await builder.exists(request.image)
+    async def expect_image(
+        self, request: BuildRequest, *, there: bool, by: Builder | None = None
+    ) -> None:
+        """Fail the test unless `exists` and the second path say so.
+
+        Args:
+            request: Names the image.
+            there: Whether it should be.
+            by: Who is asked; by default a builder made for the question.
+        """
+        if by is None:
+            async with self.make_builder() as fresh:
+                await self.expect_image(request, there=there, by=fresh)
+            return
+        with self.within_limit("exists"):
+            said = await by.exists(request.image)
         assert said is there, f"exists({request.image!r}) is {said!r}"
         second_path = await self.image_is_there(request.image)
         assert second_path in (None, there), f"{request.image} is there: {second_path}"

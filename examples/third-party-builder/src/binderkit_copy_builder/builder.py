@@ -84,6 +84,10 @@ class CopyBuilder(Plugin):
 
     async def build(self, request: BuildRequest, report: Report) -> None:
         """Start or find the run and tell its log."""
+        if request.content_provider != "Git":
+            raise BuildFailed(
+                f"The copy builder fetches git repositories only, not {request.content_provider}."
+            )
         try:
             run_id = await to_thread.run_sync(self._store.start_or_find, request)
             if run_id is None:
