@@ -1,0 +1,58 @@
+"""What a runner is told to do.
+
+It comes as JSON in a file or through standard input, so that nothing of it stands in the arguments
+of a process, which everybody on the machine can read.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+
+class LocalRecipe(msgspec.Struct, frozen=True, tag="local", forbid_unknown_fields=True):
+    """Make a folder with the repository and an environment for it."""
+
+    run_id: str
+    image: str
+    repo_url: str
+    ref: str
+    content_provider: str
+    folder: str
+    """Where to; it does not exist yet. Removed if the build fails."""
+    built_file: str
+    """Written last: it says that the image exists, and where."""
+    git: str
+    uv: str
+    python: str = ""
+    """What repositories get that ask for no version; empty: what uv finds."""
+    jupyter_packages: tuple[str, ...] = ("jupyterlab",)
+    allow_directories: bool = False
+    """Whether a directory of this machine is a repository, and git may fetch from one."""
+
+
+class CommandRecipe(msgspec.Struct, frozen=True, tag="repo2docker", forbid_unknown_fields=True):
+    """Run repo2docker."""
+
+    argv: tuple[str, ...]
+
+
+AnyRecipe: TypeAlias = LocalRecipe | CommandRecipe
+
+
+class RunnerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All a runner has to know."""
+
+    recipe: AnyRecipe
+    time_limit: float = 0.0
+    """Seconds after which the build is ended; 0: never."""
+    silence_limit: float = 0.0
+    """Seconds without any output after which the build is ended; 0: never."""
+    log_cap_bytes: int = 8 * 2**20
+    secrets: tuple[str, ...] = ()
+    """Strings that must not be told."""
+    secret_variables: tuple[str, ...] = ()
+    """Environment variables whose values must not be told."""
+    pid_file: str = ""
+    """Where to write which process this is."""
