@@ -48,8 +48,8 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Layers that the registry has already."""
     push_steps: Annotated[int, msgspec.Meta(ge=1)] = 4
     """Lines that the push takes."""
-    log: tuple[LogLine, ...] | None = None
-    """The whole log word for word, instead of made-up lines."""
+    log: tuple[LogLine, ...] = ()
+    """The whole log word for word; empty: lines are made up."""
 
     silent: _Seconds = 0.0
     """Seconds between the last line and the end."""
@@ -76,13 +76,13 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     @property
     def total(self) -> int:
         """Return how many lines the whole log has."""
-        if self.log is not None:
+        if self.log:
             return len(self.log)
         return self.lines + (self.push_steps if self.layers or self.layers_there else 0)
 
     def entry(self, n: int, repo_url: str) -> Line:
         """Return line `n` of the log, from 1."""
-        if self.log is not None:
+        if self.log:
             given = self.log[n - 1]
             return Line(n, given.message, given.phase, given.progress)
         if n <= self.fetching and n <= self.lines:
