@@ -90,12 +90,14 @@ class TestCopyBuilder(CopySuite):
     async def test_an_image_holds_the_files(self) -> None:
         request = self.request_that_builds()
         async with self.make_builder() as builder:
-            self.expect_built(await self.watch(builder, request))
+            watch = await self.watch(builder, request)
+        self.expect_built(watch)
         (image,) = (self.tmp_path / "kept" / "images").iterdir()
         with tarfile.open(image) as tarball:
             assert tarball.getnames() == ["index.ipynb"]
-        left = {path.name for path in (self.tmp_path / "kept" / "builds" / request.name).iterdir()}
-        assert not {name for name in left if name.endswith(".tar")}
+        build = self.tmp_path / "kept" / "builds" / request.name
+        left = {path.name for path in build.iterdir()}
+        assert left == {"gate", "lock", "current.json", f"{watch.report.run_id}.log"}
 
     @pytest.mark.anyio
     async def test_a_run_that_was_killed_is_a_failure_that_all_are_told(self) -> None:

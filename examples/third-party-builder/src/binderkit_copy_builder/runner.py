@@ -5,6 +5,7 @@ It reads its `Order` from its standard input. Its standard output is the log.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,15 +42,20 @@ class _Run:
         self._secret = url.netloc.rpartition("@")[0]
 
     def go(self) -> None:
+        outcome = self._outcome()
+        # Before the last word: who hears it finds nothing left.
+        shutil.rmtree(self._order.work, ignore_errors=True)
+        self._write(outcome)
+
+    def _outcome(self) -> Outcome:
         try:
             self._make()
         except _Stopped as stopped:
-            self._write(Outcome(self._n + 1, built=False, message=str(stopped)))
+            return Outcome(self._n + 1, built=False, message=str(stopped))
         except OSError as error:
             why = f"The builder could not go on: {error.strerror}."
-            self._write(Outcome(self._n + 1, built=False, message=why))
-        else:
-            self._write(Outcome(self._n + 1, built=True))
+            return Outcome(self._n + 1, built=False, message=why)
+        return Outcome(self._n + 1, built=True)
 
     def _make(self) -> None:
         order, work = self._order, Path(self._order.work)
