@@ -200,4 +200,10 @@ def _errors() -> Iterator[None]:
             raise click.UsageError(str(error)) from error
         if isinstance(error, BinderError):
             raise click.ClickException(str(error)) from error
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            raise click.ClickException(str(error)) from error
         raise
+
+
+if __name__ == "__main__":
+    main()

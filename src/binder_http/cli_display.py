@@ -40,6 +40,9 @@ class Display(Protocol):
     def note(self, text: str) -> None:
         """Show a remark of ours."""
 
+    def tick(self) -> None:
+        """Be called several times a second, whatever happens or does not."""
+
 
 def make_display(*, as_json: bool, path: str = "", out: TextIO | None = None) -> Display:
     """Return the display that fits where the output goes.
@@ -75,6 +78,9 @@ class _Quiet:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Do nothing."""
+
+    def tick(self) -> None:
         """Do nothing."""
 
 

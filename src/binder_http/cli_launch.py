@@ -10,8 +10,8 @@ import os
 import signal
 import tempfile
 import webbrowser
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +32,7 @@ READY: Final = 0
 FAILED: Final = 1
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_BEAT: Final = 0.12
 _SIGNALLED: Final = 128
 """Added to a signal's number it is the exit status of what the signal ended, as in a shell."""
 
@@ -74,6 +75,23 @@ class _Course:
         if not self.ended:
             self.display.note("The server says that this request has ended before.")
         return self.status == READY
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Keep an error for later: no task group shall wrap it."""
+        try:
+            yield
+        except (BinderError, OSError) as error:
+            self.error = self.error or error
+
+    async def beat(self) -> None:
+        """Keep the display up to date where nothing happens."""
+        while self.error is None:
+            await anyio.sleep(_BEAT)
+            with self.guarded():
+                self.display.tick()
+        # Nobody can see it any more.
+        self.work.cancel()
 
     async def watch(self, signals: AsyncIterator[signal.Signals]) -> None:
         """Do what signals ask for."""
@@ -121,7 +139,7 @@ def launch_there(text: str, options: Options, *, server: str, token: str | None)
             course.display.note(f"Connection lost ({reason}); next try in {delay:.0f} s.")
 
         async with Client(server, token=token, on_trouble=lost) as client:
-            with course.work:
+            with course.work, course.guarded():
                 await course.follow(client.launch(target.spec, build_only=options.build_only))
 
     return _run(story, options, target.path)
@@ -153,7 +171,7 @@ def launch_here(
     async def story(course: _Course) -> None:
         async with open_binder(config, providers={PREFIX: Directory()}) as binder:
             try:
-                with course.work:
+                with course.work, course.guarded():
                     events = binder.launch(target.spec, build_only=options.build_only)
                     if await course.follow(events) and not options.build_only:
                         course.display.note("Ctrl-C ends the notebook server.")
@@ -181,11 +199,9 @@ async def _conduct(story: _Story, display: Display, options: Options, path: str)
     with anyio.open_signal_receiver(*_SIGNALS) as signals:
         async with anyio.create_task_group() as group:
             group.start_soon(course.watch, signals)
-            try:
-                with display:
-                    await story(course)
-            except (BinderError, OSError) as error:
-                course.error = error
+            group.start_soon(course.beat)
+            with course.guarded(), display:
+                await story(course)
             group.cancel_scope.cancel()
     return course
 

@@ -17,7 +17,9 @@ from binder_core.events import Event, Failed, Pushing, Ready
 from binder_core.ordering import Phase
 from binder_http.cli_text import Pushed, address, clean, lines, short_time
 
-_PER_SECOND: Final = 8
+_TOGETHER: Final = 500
+"""Lines printed in one go where they pour in: one by one each costs a millisecond."""
+
 _BAR_WIDTH: Final = 30
 
 
@@ -37,13 +39,11 @@ class Live:
         self._passing = ""
         self._pushed = Pushed()
         self._spinner = Spinner("line")
-        self._live = RichLive(
-            console=console,
-            get_renderable=self._bottom,
-            refresh_per_second=_PER_SECOND,
-            transient=True,
-        )
         self._over = False
+        self._unprinted: list[tuple[str, str]] = []
+        self._live = RichLive(
+            console=console, get_renderable=self._bottom, auto_refresh=False, transient=True
+        )
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -58,7 +58,13 @@ class Live:
     ) -> None:
         """Take the bottom line away; the log stays."""
         self._over = True
+        self._flush()
         self._live.stop()
+
+    def tick(self) -> None:
+        """Print what has come, and bring the bottom line up to date."""
+        self._flush()
+        self._live.refresh()
 
     def tell(self, event: Event) -> None:
         """Show an event."""
@@ -87,7 +93,7 @@ class Live:
 
     def _heading(self, phase: Phase) -> None:
         now = time.monotonic()
-        if self._phase is not None:
+        if self._phase not in (None, Phase.BUILT):
             took = short_time(now - self._phase_began)
             told = (
                 f", {self._pushed}" if self._phase is Phase.PUSHING and self._pushed.total else ""
@@ -98,8 +104,16 @@ class Live:
         self._phase, self._phase_began = phase, now
 
     def _print(self, text: str, style: str) -> None:
-        # Not cropped and not wrapped: an address or a path can be copied whole.
-        self._console.print(Text(text, style), soft_wrap=True)
+        self._unprinted.append((f"{text}\n", style))
+        if len(self._unprinted) >= _TOGETHER:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._unprinted:
+            text = Text.assemble(*self._unprinted, end="")
+            self._unprinted.clear()
+            # Not cropped and not wrapped: an address or a path can be copied whole.
+            self._console.print(text, soft_wrap=True, end="")
 
     def _bottom(self) -> ConsoleRenderable:
         if self._over:

@@ -61,7 +61,7 @@ def read_target(text: str, providers: Mapping[str, Provider], *, ours: bool) -> 
         return Target(f"{prefix}/{_checked(rest, providers[prefix]) if ours else rest}")
     if "://" in text or _SCP.match(text) or "." in prefix:
         return _pasted(text, providers)
-    if Path(text).is_dir():
+    if text and Path(text).is_dir():
         return _folder(text)
     if ours or not rest:
         raise _nothing(text, providers)

@@ -16,7 +16,7 @@ _DONE: Final = frozenset({"Pushed", "Layer already exists"})
 
 def clean(text: str) -> str:
     """Return `text` without what a terminal takes for an order: a log may hold anything."""
-    text = _ESCAPES.sub("", text.expandtabs())
+    text = _ESCAPES.sub("", text).expandtabs()
     return "".join(char for char in text if char.isprintable())
 
 
