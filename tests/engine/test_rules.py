@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 from world import Client, World
 
-from binder_backends.fake import BuilderSettings, LaunchScript, Script
+from binder_backends.fake import BuilderSettings, LauncherSettings, LaunchScript, LogLine, Script
 from binder_core.engine import Binder, Limits
 from binder_core.events import Ready
 from binder_core.ordering import FINAL, Phase, may_follow
@@ -31,6 +31,8 @@ T = TypeVar("T")
 REPOS = ("a", "b", "c")
 COMMITS = ("c1", "c2")
 
+PHASES = st.sampled_from([None, Phase.FETCHING, Phase.BUILDING, Phase.PUSHING])
+
 scripts = st.builds(
     Script,
     delay=st.sampled_from([0.0, 0.0, 3.0]),
@@ -39,6 +41,9 @@ scripts = st.builds(
     fetching=st.integers(0, 3),
     rate=st.sampled_from([0.0, 1.0, 50.0]),
     layers=st.sampled_from([{}, {"layer": 100}]),
+    # Word for word: builds that say phases in any order.
+    log=st.none()
+    | st.lists(st.builds(LogLine, st.just("a line\n"), PHASES), max_size=12).map(tuple),
     silent=st.sampled_from([0.0, 40.0]),
     fails=st.sampled_from(["", "", "no luck"]),
     start_faults=st.integers(0, 1),
@@ -46,6 +51,21 @@ scripts = st.builds(
     fault_after=st.integers(0, 5),
     twice=st.booleans(),
     again_after=st.integers(0, 8),
+)
+BACK_AND_FORTH = tuple(
+    LogLine(f"line {n}\n", phase)
+    for n, phase in enumerate(
+        [
+            None,
+            Phase.FETCHING,
+            Phase.BUILDING,
+            Phase.FETCHING,
+            None,
+            Phase.PUSHING,
+            Phase.BUILDING,
+            None,
+        ]
+    )
 )
 launch_scripts = st.builds(
     LaunchScript,
@@ -75,7 +95,9 @@ class Rules(RuleBasedStateMachine):
     async def begin(self) -> None:
         self.world = World(
             self.group,
-            builder=BuilderSettings(),
+            # Slow enough for something to happen meanwhile.
+            builder=BuilderSettings(lines=8, rate=1.0, log=BACK_AND_FORTH),
+            launcher=LauncherSettings(delay=4.0),
             limits=Limits(max_builds=2, keep_ended=1e6, heartbeat=25, retry_for=60),
             branches={f"{repo}/main": "c1" for repo in REPOS},
         )
@@ -154,7 +176,7 @@ class Rules(RuleBasedStateMachine):
             self.call(connect)
             assert not ended or len(client.told) == told, "rule 3: nothing after the last event"
 
-    @rule(seconds=st.sampled_from([0.01, 0.1, 1.0, 5.0, 60.0]))
+    @rule(seconds=st.sampled_from([0.01, 0.5, 1.0, 1.5, 3.0, 5.0, 60.0]))
     def wait(self, seconds: float) -> None:
         self.call(lambda: self.pass_time(seconds))
 
@@ -290,20 +312,28 @@ async def create_task_group() -> anyio.abc.TaskGroup:
 
 
 def stories(client: Client) -> list[list[Phase]]:
-    """The phases told to a client, cut where a reconnect began anew.
+    """The phases told to a client, cut where a reconnect may begin anew.
 
-    It may: where the branch moved meanwhile, or the run was none when it left, the newcomer gets
-    the new build.
+    It may where the client had no id to go on with, or where it followed a run and is told of
+    another one: the branch moved meanwhile, and a newcomer gets the new build.
     """
     found: list[list[Phase]] = []
     for start, end in itertools.pairwise([*client.starts, len(client.told)]):
         phases = [told.phase for told in client.told[start:end]]
-        before = client.told[start - 1].phase if start else None
-        if phases and found and may_follow(before, phases[0]) and phases[0] is not Phase.WAITING:
+        seen = [told.id for told in client.told[:start] if told.id]
+        news = [told.id for told in client.told[start:end] if told.id]
+        anew = not seen or (
+            not seen[-1].startswith("~") and (not news or run_of(news[0]) != run_of(seen[-1]))
+        )
+        if found and not (anew and phases[:1] == [Phase.WAITING]):
             found[-1] += phases
-        elif phases:
+        else:
             found.append(phases)
     return found
+
+
+def run_of(event_id: str) -> str:
+    return event_id.partition(".")[0]
 
 
 def check_story(phases: list[Phase]) -> None:
@@ -316,8 +346,8 @@ def check_story(phases: list[Phase]) -> None:
 
 
 Rules.TestCase.settings = settings(
-    max_examples=100,
-    stateful_step_count=40,
+    max_examples=120,
+    stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
