@@ -126,9 +126,9 @@ class LocalLauncher(Plugin):
             try:
                 await self._until_ready(place, state, request.token, deadline)
             except _PortTaken:
-                await anyio.to_thread.run_sync(self._end, place)
+                await anyio.to_thread.run_sync(self._end, place, state)
             except LaunchFailed:
-                await anyio.to_thread.run_sync(self._end, place)
+                await anyio.to_thread.run_sync(self._end, place, state)
                 raise
             else:
                 return self._url(state.port)
@@ -304,11 +304,16 @@ class LocalLauncher(Plugin):
             place.write(State(state.pid, state.created, state.port, owner, created))
             self._ours.setdefault(place.folder.name, None)
 
-    def _end(self, place: Place) -> None:
-        if place.folder.exists():
-            with _locked([place]):
-                child = self._ours.pop(place.folder.name, None)
-                end_servers([place], [child] if child else [])
+    def _end(self, place: Place, only: State | None = None) -> None:
+        """End the server that is there; if `only` is given, none but this one."""
+        if not place.folder.exists():
+            return
+        with _locked([place]):
+            state = place.state()
+            if only is not None and state is not None and state.pid != only.pid:
+                return  # its successor
+            child = self._ours.pop(place.folder.name, None)
+            end_servers([place], [child] if child else [])
 
     def _leave(self) -> None:
         self._leaving.set()
@@ -318,9 +323,6 @@ class LocalLauncher(Plugin):
         places = [place for place in places if place.folder.exists()]
         with _locked(places):
             end_servers(places, [child for child in self._ours.values() if child])
-        for child in self._ours.values():
-            if child is not None:
-                child.wait()
         self._ours.clear()
 
     def _sweep_on(self) -> None:
@@ -331,11 +333,11 @@ class LocalLauncher(Plugin):
 
     def _sweep(self) -> None:
         """Clear up behind servers that ended, adopt orphans, keep logs short."""
-        for place in servers_in(self._folder):
-            state = place.state()
-            child = self._ours.get(place.folder.name)
+        for child in list(self._ours.values()):
             if child is not None:
                 child.poll()
+        for place in servers_in(self._folder):
+            state = place.state()
             if state is not None and state.alive():
                 place.shorten_log(self._settings.server_log_cap_bytes)
                 if state.owned():

@@ -60,7 +60,7 @@ def _uv(recipe: LocalRecipe, declared: Declared, place: Place) -> Steps:
     which = ("--python", python) if python else ()
     argv = (recipe.uv, "venv", "--seed", *which, "--", str(place.env))
     yield from must(_step("Making the environment", argv, place, os.environ), hint)
-    pip = (recipe.uv, "pip", "install", "--python", str(place.env / "bin" / "python"))
+    pip = _pip(recipe, place)
     if declared.requirements:
         what = f"Installing {declared.requirements}"
         yield Say(what)
@@ -108,9 +108,11 @@ def _jupyter(recipe: LocalRecipe, place: Place) -> Steps:
         return
     what = f"Installing Jupyter ({', '.join(missing)})"
     yield Say(what)
-    python = str(place.env / "bin" / "python")
-    argv = (recipe.uv, "pip", "install", "--python", python, "--", *missing)
-    yield from must(_step(what, argv, place, os.environ))
+    yield from must(_step(what, (*_pip(recipe, place), "--", *missing), place, os.environ))
+
+
+def _pip(recipe: LocalRecipe, place: Place) -> tuple[str, ...]:
+    return (recipe.uv, "pip", "install", "--python", str(place.env / "bin" / "python"))
 
 
 def _installed(env: Path, module: str) -> bool:
@@ -152,5 +154,6 @@ def activated(ours: Mapping[str, str], env: Path) -> dict[str, str]:
 
 
 def _step(what: str, argv: tuple[str, ...], place: Place, env: Mapping[str, str]) -> Step:
-    env = {**env, "TMPDIR": str(place.temporary)}
+    # Compiled now, by all cores, and not while somebody waits for the first launch.
+    env = {"UV_COMPILE_BYTECODE": "1", **env, "TMPDIR": str(place.temporary)}
     return Step(what, argv, cwd=str(place.repo), env=env)

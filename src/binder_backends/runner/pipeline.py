@@ -94,7 +94,7 @@ class Pipeline:
 
     def say(self, phase: Phase, message: str, now: float) -> None:
         """Tell a line of the runner's own."""
-        self._pass(Told(phase, message + "\n"), now)
+        self._cap_all(self._pacer.take(Told(phase, message + "\n"), now), now)
 
     def tick(self, now: float) -> None:
         """Let out what is due."""

@@ -68,12 +68,13 @@ class Repo2dockerLines:
             # Warnings, tracebacks, JSON that is no object: any bytes are a log line.
             self._open = False
             return _told(self._phase, self._redact(readable(line)), overwritten=overwritten)
-        message = self._redact(readable(said.message.encode("utf-8", "replace")[:MAX_LINE_BYTES]))
-        if message == "\n" and self._open:
+        if said.message == "\n" and self._open:
             # "Step 1/12 …" and its line end come as two: one line.
             self._open = False
             return None
-        self._open = not message.endswith(("\n", "\r"))
+        self._open = not said.message.endswith(("\n", "\r"))
+        cut = said.message.encode("utf-8", "replace")[:MAX_LINE_BYTES]
+        message = self._redact(readable(cut)).rstrip("\n")
         phase = _PHASES.get(said.phase) if isinstance(said.phase, str) else None
         # Rank never falls.
         self._phase = max(self._phase, phase or self._phase, key=_RANK.__getitem__)
@@ -85,11 +86,11 @@ class Repo2dockerLines:
         if phase is Phase.PUSHING and message.startswith("Successfully pushed"):
             self._push.all_pushed()
             return replace(self._pushing(message, news=True), fleeting="")
-        return _told(self._phase, message.rstrip("\r\n"), overwritten=message.endswith("\r"))
+        return _told(self._phase, message, overwritten=said.message.endswith("\r"))
 
     def _pushing(self, message: str, *, news: bool) -> Told:
         self._phase = Phase.PUSHING
-        told = _told(Phase.PUSHING, message.rstrip("\r\n"), overwritten=False)
+        told = _told(Phase.PUSHING, message, overwritten=False)
         if not news or self._push.progress is None:
             return told
         return replace(told, progress=self._push.progress, fleeting="progress")
