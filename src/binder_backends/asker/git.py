@@ -182,10 +182,17 @@ class GitAsker:
         output, errors = bytearray(), bytearray()
         try:
             async with anyio.create_task_group() as group:
+
+                async def read(stream: ByteReceiveStream, into: bytearray, most: int) -> None:
+                    async for chunk in stream:
+                        into += chunk
+                        if len(into) > most:
+                            group.cancel_scope.cancel()
+
                 if process.stdout is None or process.stderr is None:
-                    raise AssertionError
-                group.start_soon(_read, process.stdout, output, _OUTPUT_CAP)
-                group.start_soon(_read, process.stderr, errors, _ERROR_CAP)
+                    raise AssertionError  # both are pipes
+                group.start_soon(read, process.stdout, output, _OUTPUT_CAP)
+                group.start_soon(read, process.stderr, errors, _ERROR_CAP)
             if len(output) > _OUTPUT_CAP or len(errors) > _ERROR_CAP:
                 raise NotAllowed("The repository listed more refs than are read.")
             status = await process.wait()
@@ -196,16 +203,6 @@ class GitAsker:
             with anyio.CancelScope(shield=True):
                 await process.aclose()
         return status, output.decode(errors="replace"), errors.decode(errors="replace")
-
-
-async def _read(stream: ByteReceiveStream, into: bytearray, most: int) -> None:
-    """Read until the end, or until there is more than `most`."""
-    async for chunk in stream:
-        into += chunk
-        if len(into) > most:
-            # Closed, so that whoever writes notices.
-            await stream.aclose()
-            return
 
 
 def _parts(url: str) -> SplitResult:

@@ -24,7 +24,11 @@ Resolver: TypeAlias = Callable[[str, int], Awaitable[list[str]]]
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
-_NAT64_LOCAL: Final = ipaddress.ip_network("64:ff9b:1::/48")
+_SPECIAL: Final = [
+    ipaddress.ip_network(text) for text in ("192.0.0.0/24", "64:ff9b:1::/48", "fec0::/10")
+]
+"""For protocols and for local use, which `is_global` of Python does not know everywhere: a cloud
+has its metadata at 192.0.0.192."""
 _MOST_ADDRESSES: Final = 4
 
 
@@ -100,10 +104,7 @@ def _inner(address: _Address) -> _Address:
 def _is_public(address: _Address) -> bool:
     if not address.is_global or address.is_multicast or address.is_reserved:
         return False
-    # Deprecated or for local use, and for all that not told by is_global.
-    return isinstance(address, ipaddress.IPv4Address) or not (
-        address.is_site_local or address in _NAT64_LOCAL
-    )
+    return not any(address in network for network in _SPECIAL)
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import ssl
 import zlib
 from collections.abc import AsyncIterable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
@@ -41,7 +44,7 @@ class Fetcher:
         self._limits = limits
         self._credentials = {host.lower(): it for host, it in settings.credentials.items()}
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=httpx.create_ssl_context(),
+            ssl_context=_certificates(),
             max_connections=_CONNECTIONS,
             keepalive_expiry=_IDLE,
             network_backend=GuardedBackend(guard),
@@ -132,8 +135,19 @@ class Fetcher:
             ) as response:
                 told = _told(response.headers)
                 # The body of a redirect is of no interest.
-                empty = head or response.status in REDIRECTS
-                body = b"" if empty else await self._body(url, told, response.aiter_stream())
+                if head or response.status in REDIRECTS:
+                    return HttpReply(response.status, str(url), told)
+                chunks = response.aiter_stream()
+                try:
+                    body = await self._body(url, told, chunks)
+                except (NotAllowed, Broken):
+                    # The iterators inside must not be left half way for the garbage collector
+                    # (trio warns): once the connection is closed, they come to their end.
+                    await response.aclose()
+                    with suppress(httpcore.NetworkError, httpcore.ProtocolError):
+                        async for _ in chunks:
+                            pass
+                    raise
                 return HttpReply(response.status, str(url), told, body)
         except httpcore.TimeoutException as error:
             raise Broken(
@@ -173,6 +187,12 @@ class Fetcher:
         if unzip is not None and raw and not unzip.eof:
             raise Broken(f"The answer of {url.host} broke off.")
         return bytes(body)
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Return whom to trust; ``SSL_CERT_FILE`` names others. Reading them takes a while."""
+    return httpx.create_ssl_context()
 
 
 def _url(text: str) -> httpx.URL:
