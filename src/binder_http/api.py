@@ -257,7 +257,7 @@ def cross_origin(guard: Guard, asked: Request) -> dict[str, str]:
         return {} if not guard.origins else {"vary": "Origin"}
     allowed = {
         "access-control-allow-origin": "*" if everybody else origin,
-        "access-control-allow-headers": "cache-control, authorization, last-event-id",
+        "access-control-allow-headers": "cache-control, authorization, last-event-id, x-xsrftoken",
         "access-control-allow-methods": "GET, HEAD, OPTIONS",
     }
     return allowed if everybody else allowed | {"vary": "Origin"}

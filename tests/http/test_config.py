@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import stat
 import tomllib
@@ -325,3 +326,35 @@ def test_where_code_runs_as_this_user_a_token_is_needed() -> None:
     assert (local.local, local.needs_token) == (True, True)
     security = msgspec.structs.replace(local.security, auth="none")
     assert not msgspec.structs.replace(local, security=security).needs_token
+
+
+# -- The page for operators -----------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
+ROW = re.compile(r"^\| `([a-z_.]+)` \| (?:`(.*)`|not given) \|", re.MULTILINE)
+
+
+def test_each_setting_is_on_the_page_with_its_default() -> None:
+    config = load(env={}, flags={"builder.kind": "fake"})
+    told = dict(ROW.findall(PAGE))
+    for section in ("server", "security", "limits", "asker", "metrics"):
+        struct: Any = getattr(config, section)
+        for field in msgspec.structs.fields(struct):
+            default = json.loads(msgspec.json.encode(getattr(struct, field.name)))
+            said = told.pop(f"{section}.{field.encode_name}")
+            assert (tomllib.loads(f"x = {said}")["x"] if said else None) == default, field.name
+    assert {name.partition(".")[0] for name in told} <= {"builder", "launcher"}
+
+
+def test_the_pages_example_is_good(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    path = tmp_path / "binder.toml"
+    path.write_text(example)
+    config = load(path, env={})
+    assert config.server.public_url == "https://binder.example.org/"
+    assert "gl" not in config.providers
+    assert config.providers["lab"].kind == "gl"
+    inline = re.search(r"BINDER_ASKER__CREDENTIALS='(.*?)'", PAGE)
+    assert inline is not None
+    environment = {"BINDER_ASKER__CREDENTIALS": inline[1], "BINDER_BUILDER__FAKE__LINES": "20"}
+    assert load(path, environment).asker.credentials == config.asker.credentials
