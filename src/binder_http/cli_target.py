@@ -20,10 +20,9 @@ from binder_core.plugin import Provider
 from binder_core.providers import recognise
 from binder_core.providers.directory import spec_text
 
-LEFT_OUT: Final = frozenset(
-    {".git", ".hg", ".svn", "__pycache__", ".ipynb_checkpoints", ".venv", "node_modules"}
-)
-"""Names that do not belong to what a folder holds: a change in them is none."""
+LEFT_OUT: Final = frozenset({".git", ".hg", ".svn", "__pycache__", ".ipynb_checkpoints"})
+"""Names that do not belong to what a folder holds: a change in them is none. Nor do virtual
+environments, whatever their names."""
 
 _LINK: Final = re.compile(r"/v2/([a-z0-9]+/[^?#]+)")
 _FOLDER: Final = re.compile(r"\.{0,2}/|~|\.{1,2}$")
@@ -157,11 +156,13 @@ def _walk(folder: Path, above: str) -> Iterator[tuple[str, str]]:
         mode = stat.S_IMODE(status.st_mode)
         if entry.is_symlink():
             yield name, f"-> {Path(entry.path).readlink()}"
-        elif entry.is_dir():
+        elif stat.S_ISDIR(status.st_mode):
+            if Path(entry.path, "pyvenv.cfg").exists():
+                continue
             # Not its time: that changes when something left out comes or goes.
             yield name, f"{mode:o}/"
             yield from _walk(Path(entry.path), f"{name}/")
-        else:
+        elif stat.S_ISREG(status.st_mode):
             yield name, f"{mode:o} {status.st_size} {status.st_mtime_ns}"
 
 
