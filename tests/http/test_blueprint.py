@@ -9,6 +9,7 @@ from serving import SPEC, STREAM, client_of, conf, events, only
 from binder_core.engine import Binder
 from binder_http.app import blueprint
 from binder_http.assembly import open_binder
+from binder_http.config import Server
 from binder_http.security import Guard
 
 pytestmark = pytest.mark.anyio
@@ -21,7 +22,8 @@ def embedder(binder: Binder, guard: Guard | None = None) -> Quart:
     async def front() -> str:
         return "mine"
 
-    app.register_blueprint(blueprint(binder, guard=guard), url_prefix="/binder")
+    mine = blueprint(binder, server=Server(linger=0.0), guard=guard)
+    app.register_blueprint(mine, url_prefix="/binder")
     return app
 
 

@@ -331,7 +331,7 @@ def test_where_code_runs_as_this_user_a_token_is_needed() -> None:
 # -- The page for operators -----------------------------------------------------------------------
 
 PAGE = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
-ROW = re.compile(r"^\| `([a-z_.]+)` \| (?:`(.*)`|not given) \|", re.MULTILINE)
+ROW = re.compile(r"^\| `([a-z_.]+)` \| (?:`(.*?)`|not given) \|", re.MULTILINE)
 
 
 def test_each_setting_is_on_the_page_with_its_default() -> None:
