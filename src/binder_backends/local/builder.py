@@ -16,6 +16,7 @@ from typing import ClassVar, Final, Self
 
 import anyio
 import anyio.to_thread
+import msgspec
 import platformdirs
 
 from binder_backends.local.environment import build_environment, secret_names
@@ -59,7 +60,7 @@ class LocalBuilder(Plugin):
         settings: What the operator set.
     """
 
-    Settings: ClassVar[type[LocalSettings]] = LocalSettings
+    Settings: ClassVar[type[msgspec.Struct]] = LocalSettings
 
     def __init__(self, settings: LocalSettings) -> None:
         self._settings = settings

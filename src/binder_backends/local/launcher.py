@@ -15,6 +15,7 @@ from typing import ClassVar, Final, Self
 
 import anyio
 import anyio.to_thread
+import msgspec
 import platformdirs
 import psutil
 
@@ -71,7 +72,7 @@ class LocalLauncher(Plugin):
         settings: What the operator set.
     """
 
-    Settings: ClassVar[type[LocalLaunchSettings]] = LocalLaunchSettings
+    Settings: ClassVar[type[msgspec.Struct]] = LocalLaunchSettings
 
     def __init__(self, settings: LocalLaunchSettings) -> None:
         self._settings = settings
@@ -81,6 +82,7 @@ class LocalLauncher(Plugin):
         self._folder = root / "servers"
         # Ours to end: by name, with the process where it is a child of this one.
         self._ours: dict[str, subprocess.Popen[bytes] | None] = {}
+        self._under_way: dict[str, set[anyio.CancelScope]] = {}
         self._leaving = threading.Event()
         self._sweeper: threading.Thread | None = None
 
@@ -120,6 +122,28 @@ class LocalLauncher(Plugin):
     async def launch(self, request: LaunchRequest, report: LaunchReport) -> str:
         """Start or find the server of this name; see `binder_core.plugin.Launcher.launch`."""
         place = place_of(self._folder, request.name)
+        scopes = self._under_way.setdefault(request.name, set())
+        with anyio.CancelScope() as scope:
+            scopes.add(scope)
+            try:
+                return await self._launch(place, request, report)
+            finally:
+                scopes.discard(scope)
+                if not scopes:
+                    self._under_way.pop(request.name, None)
+        raise LaunchFailed("The launch was stopped.")
+
+    async def stop(self, request: LaunchRequest) -> None:
+        """End the server of this name, with all it started."""
+        place = place_of(self._folder, request.name)
+        # First whoever is starting it: a thread that copies files cannot be interrupted.
+        while scopes := self._under_way.get(request.name):
+            for scope in scopes:
+                scope.cancel()
+            await anyio.sleep(_FAST)
+        await anyio.to_thread.run_sync(self._end, place)
+
+    async def _launch(self, place: Place, request: LaunchRequest, report: LaunchReport) -> str:
         deadline = time.monotonic() + self._settings.start_timeout
         for _ in range(_TRIES):
             state = await self._find_or_start(place, request, report)
@@ -133,11 +157,6 @@ class LocalLauncher(Plugin):
             else:
                 return self._url(state.port)
         raise LaunchFailed("The notebook server found no free port to listen on. Try again.")
-
-    async def stop(self, request: LaunchRequest) -> None:
-        """End the server of this name, with all it started."""
-        place = place_of(self._folder, request.name)
-        await anyio.to_thread.run_sync(self._end, place)
 
     async def _find_or_start(
         self, place: Place, request: LaunchRequest, report: LaunchReport
