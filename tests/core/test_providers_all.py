@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -195,3 +196,21 @@ def test_the_operators_own_host_is_recognised() -> None:
     found = recognise("https://gitlab.corp.example/a/b", [*ALL.values(), work])
     assert found is not None
     assert found[0] is work
+
+
+DOCS = (Path(__file__).parent.parent.parent / "docs" / "providers.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("prefix", sorted(PROVIDERS))
+def test_the_docs_name_every_provider_and_setting(prefix: str) -> None:
+    kind = PROVIDERS[prefix]
+    assert f"\n| `{prefix}` |" in DOCS
+    for setting in set(kind.Settings.__struct_fields__) - {"name"}:
+        assert f"| `{prefix}` | `{setting}` |" in DOCS
+    example = DOCS.partition(f"\n| `{prefix}` |")[2].split(" | ")[1].strip("`")
+    assert ALL[prefix].parse(example).provider == prefix
+
+
+def test_every_provider_is_an_entry_point() -> None:
+    installed = {point.name: point.load() for point in entry_points(group="binder.providers")}
+    assert {prefix: installed.get(prefix) for prefix in PROVIDERS} == PROVIDERS
