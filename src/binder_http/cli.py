@@ -12,7 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import click
+try:
+    import click
+except ModuleNotFoundError:
+    # A base install has the script, but not what it needs.
+    sys.exit(
+        "The command `binder` needs more libraries. Try: pip install 'binderkit[server,local]'"
+    )
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

@@ -89,6 +89,13 @@ def test_help_loads_nothing_but_click() -> None:
     assert not loaded & heavy
 
 
+def test_a_base_install_is_told_what_to_install() -> None:
+    code = "import sys; sys.modules['click'] = None; import binder_http.cli"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("The command `binder` needs more libraries. Try: pip install")
+
+
 def test_help_names_every_command() -> None:
     result = binder("--help")
     assert result.exit_code == 0
@@ -107,7 +114,7 @@ def test_version() -> None:
 
 
 def test_plugins_are_listed_with_what_they_lack(monkeypatch: pytest.MonkeyPatch) -> None:
-    # As if aiohttp-like libraries were not installed: an import of it fails.
+    # As if a library that it imports were not installed.
     monkeypatch.setitem(sys.modules, "binder_backends.fake", None)
     output = binder("plugins").output
     assert [line for line in output.splitlines() if line.isupper() and " " not in line] == [
