@@ -298,3 +298,29 @@ async def test_what_backends_raise_unexpectedly_stays_in_the_log(
         assert "secret" not in "".join(client.messages)
         assert client.phases == ["waiting", "failed"]
         assert "internal error" in caplog.text
+
+
+async def test_an_error_of_the_body_comes_out_as_it_is() -> None:
+    async with anyio.create_task_group() as tasks:
+        world = World(tasks, builder=BuilderSettings(ends=False))
+        with pytest.raises(ValueError, match="mine"):
+            async with world.binder() as binder:
+                client = world.watch(binder)
+                await world.engine.until(lambda: bool(world.engine.told))
+                raise ValueError("mine")
+        await client.done.wait()
+        assert not client.ended
+
+
+async def test_a_cancelled_binder_lets_go() -> None:
+    async with anyio.create_task_group() as tasks:
+        world = World(tasks, builder=BuilderSettings(ends=False))
+        with anyio.CancelScope() as scope:
+            async with world.binder() as binder:
+                client = world.watch(binder)
+                await world.engine.until(lambda: bool(world.engine.told))
+                scope.cancel()
+                await anyio.sleep_forever()
+        await client.done.wait()
+        assert not client.ended
+        assert not world.engine.runs[0].stopped

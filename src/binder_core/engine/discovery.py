@@ -12,8 +12,9 @@ from binder_core.errors import BackendUnavailable, ConfigError
 PROVIDERS: Final = "binder.providers"
 BUILDERS: Final = "binder.builders"
 LAUNCHERS: Final = "binder.launchers"
+STORES: Final = "binder.stores"
 
-GROUPS: Final = (PROVIDERS, BUILDERS, LAUNCHERS)
+GROUPS: Final = (PROVIDERS, BUILDERS, LAUNCHERS, STORES)
 
 
 def names(group: str) -> list[str]:

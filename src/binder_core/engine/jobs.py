@@ -289,11 +289,12 @@ class Jobs:
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool | None:
+    ) -> None:
         """End all tasks. Builds go on where their builder lets them."""
         self.drain()
         self._tasks.cancel_scope.cancel()
-        return await self._stack.__aexit__(exc_type, exc, traceback)
+        # The body's exception is none of the task group's, which would wrap it.
+        await self._stack.__aexit__(None, None, None)
 
     def drain(self) -> None:
         """Let every stream end without a last event, and begin nothing new."""

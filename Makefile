@@ -1,0 +1,41 @@
+# make launch   the example repository, from a clone to a running notebook
+# make test     all checks and tests
+# make check    formatting, lint, types, layers only
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: launch test check format clean
+
+launch: $(VENV)/.installed
+	@$(BIN)/python examples/launch.py
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.tested
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.tested
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+
+# `pip install --group` is not in the pip that comes with Python 3.11.
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --editable '.[server,local]'
+	@touch $@
+
+$(VENV)/.tested: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --editable '.[server,local,client]' --group dev
+	@touch $@ $(VENV)/.installed

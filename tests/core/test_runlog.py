@@ -1,0 +1,75 @@
+"""The log of a build: any bytes are lines."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from binder_core.events import LayerProgress
+from binder_core.ordering import Phase
+from binder_core.runlog import MAX_LINE_BYTES, Entry, Line, LogReader, Outcome, encode
+
+words = st.text(max_size=30)
+lines = st.builds(
+    Line,
+    n=st.just(0),
+    message=words,
+    phase=st.sampled_from([None, Phase.FETCHING, Phase.BUILDING, Phase.PUSHING]),
+    progress=st.none()
+    | st.dictionaries(
+        words, st.builds(LayerProgress, st.integers(0, 9), st.integers(0, 9)) | words, max_size=2
+    ),
+)
+
+
+def read(data: bytes, piece: int) -> list[Entry]:
+    reader, entries = LogReader(), list[Entry]()
+    for start in range(0, len(data), piece):
+        entries += reader.feed(data[start : start + piece])
+    return entries + reader.end()
+
+
+@given(entries=st.lists(lines, max_size=10), built=st.booleans(), piece=st.integers(1, 60))
+def test_what_is_written_is_read_in_whatever_pieces(
+    entries: list[Line], *, built: bool, piece: int
+) -> None:
+    numbered = [Line(n, e.message, e.phase, e.progress) for n, e in enumerate(entries, 1)]
+    log: list[Entry] = [*numbered, Outcome(len(entries) + 1, built, "why")]
+    assert read(b"".join(map(encode, log)), piece) == log
+
+
+@given(data=st.binary(max_size=500), piece=st.integers(1, 60))
+def test_any_bytes_are_lines_and_pieces_do_not_matter(data: bytes, piece: int) -> None:
+    whole = read(data, len(data) or 1)
+    assert read(data, piece) == whole
+    assert len(whole) == sum(bool(line) for line in data.split(b"\n"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "phase"),
+    [
+        (b"12345", "12345\n", None),
+        (b"Traceback (most recent call last):", "Traceback (most recent call last):\n", None),
+        (b'{"message": "x\\n", "phase": "building"}', "x\n", Phase.BUILDING),
+        (b'{"message": "x", "phase": "unknown"}', "x", None),
+        (b'{"message": "x", "phase": "ready"}', "x", None),
+        (b'{"phase": "building"}', '{"phase": "building"}\n', None),
+        (b'{"message": 1}', '{"message": 1}\n', None),
+        (b"\xff\xfe", "��\n", None),
+    ],
+)
+def test_lines_of_others_are_counted(line: bytes, message: str, phase: Phase | None) -> None:
+    first, second = read(line + b"\n" + line, 7)
+    assert first == Line(1, message, phase)
+    assert second == Line(2, message, phase)
+
+
+def test_an_endless_line_is_cut() -> None:
+    reader = LogReader()
+    for _ in range(40):
+        assert reader.feed(b"x" * 10000) == []
+    assert len(reader._rest) <= MAX_LINE_BYTES + 10000
+    (line,) = reader.feed(b"\n")
+    assert isinstance(line, Line)
+    assert len(line.message) <= MAX_LINE_BYTES + 1
