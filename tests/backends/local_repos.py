@@ -27,7 +27,7 @@ case "$1 $2" in
     mkdir -p "$last/bin" "$last/lib/python3.11/site-packages" "$last/share/jupyter/kernels"
     printf '#!/bin/sh\\n' > "$last/bin/python"
     chmod +x "$last/bin/python"
-    case "$*" in *9.9*) echo "error: No interpreter found for Python 9.9" >&2; exit 2 ;; esac ;;
+    case "$*" in *3.99*) echo "error: No interpreter found for Python 3.99" >&2; exit 2 ;; esac ;;
 "pip install")
     case "$*" in *requirements.txt*)
         while read -r wanted; do

@@ -119,6 +119,11 @@ class LocalBuilder(Plugin):
                 await anyio.sleep(_SLOW)
             report.started(found)
             outcome = await self._tell(runs, found, report)
+            # It has nothing left to do but to let go of the lock.
+            with anyio.move_on_after(_LOOK):
+                while runs.alive(found):  # noqa: ASYNC110 - it is another process that ends
+                    await anyio.sleep(_FAST)
+            self._reap()
         except OSError as error:
             raise _unavailable("The build's files cannot be read or written", error) from error
         if not outcome.built:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import psutil
 
 from binder_backends.local.layout import Layout
 from binder_backends.local.locking import Lock
 from binder_backends.runner import LocalRecipe, RunnerOptions
 from binder_backends.runner.local import read_built, remove_tree
-from binder_backends.runner.processes import descendants, find, kill_all, marked
+from binder_backends.runner.processes import descendants, find, kill_all, marked, runs
 from binder_core.plugin import LogReader, Outcome, encode_log
 
 MARK: Final = "BINDER_RUN"
@@ -142,27 +143,28 @@ class Runs:
             process.stdin.write(msgspec.json.encode(options))
         return process
 
+    def alive(self, run_id: str) -> bool:
+        """Return whether the runner of a run still runs, if only to end."""
+        return self._runner(run_id) is not None
+
     def end(self, run_id: str) -> None:
         """End the runner of a run with all it started, also where it does not listen.
 
         The caller sees from the lock whether it is gone.
         """
-        try:
-            pid = msgspec.json.decode(self._file(run_id, "pid").read_bytes(), type=_Pid)
-        except (FileNotFoundError, msgspec.DecodeError):
-            return
-        runner = find(pid.pid, pid.created)
+        runner = self._runner(run_id)
         if runner is None:
             return
-        runner.terminate()
-        deadline = time.monotonic() + _GRACE
-        while find(pid.pid, pid.created) is not None:
-            if time.monotonic() > deadline:
-                # It hangs. While it is stopped it still collects all who lose their parent.
-                runner.suspend()
-                kill_all(lambda: descendants(pid.pid))
-                runner.kill()
-            time.sleep(_PAUSE)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            runner.terminate()
+            deadline = time.monotonic() + _GRACE
+            while runs(runner):
+                if time.monotonic() > deadline:
+                    # It hangs. While it is stopped it still collects all who lose their parent.
+                    runner.suspend()
+                    kill_all(lambda: descendants(runner.pid))
+                    runner.kill()
+                time.sleep(_PAUSE)
 
     def repair(self, run_id: str, reason: str) -> None:
         """Give a run an outcome whose runner ended without one. Call it under the lock.
@@ -202,6 +204,13 @@ class Runs:
     def all(self) -> list[str]:
         """Return all runs of which there is a log."""
         return [file.stem for file in self._runs.glob("*.log")]
+
+    def _runner(self, run_id: str) -> psutil.Process | None:
+        try:
+            pid = msgspec.json.decode(self._file(run_id, "pid").read_bytes(), type=_Pid)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+        return find(pid.pid, pid.created)
 
     def _made(self, run_id: str) -> Made | None:
         try:

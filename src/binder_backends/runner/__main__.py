@@ -104,4 +104,5 @@ def _write_all(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # All is written and nobody is left: the lock shall be free at once.
+    os._exit(main())
