@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-FORBIDDEN = ("asyncio", "socket", "ssl", "subprocess", "threading", "anyio", "httpx", "quart")
+FORBIDDEN = ("asyncio", "socket", "ssl", "subprocess", "anyio", "httpx", "quart")
 PURE = """
 import importlib, sys, pkgutil
 import binder_core
