@@ -17,7 +17,9 @@ from binder_core import naming
 from binder_core.asking import perform
 from binder_core.builds import State
 from binder_core.engine.bell import Batch, Flight, Source
-from binder_core.engine.jobs import BuildJob, Jobs, LaunchJob, failed_event
+from binder_core.engine.build_job import BuildJob
+from binder_core.engine.jobs import Jobs, failed_event
+from binder_core.engine.launch_job import LaunchJob
 from binder_core.engine.limits import Limits
 from binder_core.engine.observer import Observer, Silent
 from binder_core.errors import (

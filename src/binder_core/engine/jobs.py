@@ -11,25 +11,23 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar, assert_never
 
 import anyio
 import anyio.abc
-import msgspec
 
-from binder_core import builds, events
+from binder_core import builds
 from binder_core.builds import BuildId, Builds, State
-from binder_core.engine.bell import Batch, Bell, Flight, Source
+from binder_core.engine.bell import Bell, Flight
+from binder_core.engine.build_job import BuildJob
+from binder_core.engine.launch_job import LaunchJob
 from binder_core.engine.limits import Limits
 from binder_core.engine.observer import Observer
 from binder_core.errors import BackendUnavailable, BinderError, BuildFailed, LaunchFailed
-from binder_core.events import Built, Event, Failed, Launching, Progress, Ready, Waiting
-from binder_core.journal import Journal, Told
-from binder_core.ordering import FINAL, Phase, log_phase
+from binder_core.events import Built, Failed, Ready
 from binder_core.plugin import Builder, BuildRequest, Launcher, LaunchRequest
-from binder_core.resume import END, LaunchCursor, LogCursor, Signer, check_run_id, log_id
+from binder_core.resume import LaunchCursor, Signer
 
 T = TypeVar("T")
 
@@ -37,214 +35,6 @@ log = logging.getLogger("binder.engine")
 
 _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 8.0
-
-
-class BuildJob:
-    """One attempt at a build: its journal, and the `Report` that the builder writes to.
-
-    Args:
-        build_id: The attempt.
-        request: What is built.
-        jobs: Whose it is.
-    """
-
-    def __init__(self, build_id: BuildId, request: BuildRequest, jobs: Jobs) -> None:
-        self.id = build_id
-        self.request = request
-        self.provider = ""
-        self.bell = Bell()
-        self.rung = float("-inf")
-        """When the bell was last rung."""
-        self.journal = Journal(cap_bytes=jobs.limits.log_cap_bytes)
-        self.built = False
-        self.ended = False
-        self.heard = 0
-        """How many words of the builder have come, those that came again included."""
-        self.began = anyio.current_time()
-        self.scope = anyio.CancelScope()
-        self._jobs = jobs
-        self._phase: Phase | None = None
-        # Mostly one run. A second one, where the first vanished with the engine below it, is told
-        # behind it; its lines are numbered on from here.
-        self._runs: dict[str, int] = {}
-        self._run_id: str | None = None
-        self.tell(Waiting(message="Waiting for the build to start...\n"))
-
-    # The `Report` protocol.
-
-    def waiting(self, message: str) -> None:
-        """Tell why the build has not begun yet."""
-        self.heard += 1
-        self.tell_waiting(message)
-
-    def started(self, run_id: str) -> None:
-        """Tell which run of the build is reported."""
-        self.heard += 1
-        if run_id == self._run_id or self.ended:
-            return
-        check_run_id(run_id)
-        if self._runs and run_id not in self._runs:
-            lost = events.log_event(log_phase(self._phase, None), "The build starts again.\n")
-            self.tell(lost)
-        self._run_id = run_id
-        self._runs.setdefault(run_id, self.journal.last_number)
-        self._jobs.handle(builds.Started(self.id, run_id))
-        self.bell.ring()
-
-    def line(
-        self,
-        n: int,
-        message: str,
-        *,
-        phase: Phase | None = None,
-        progress: Progress | None = None,
-    ) -> None:
-        """Tell line `n` of the log; one that was told already is dropped."""
-        if self._run_id is None:
-            raise RuntimeError("a builder must report `started` before its first line")
-        self.heard += 1
-        number = self._runs[self._run_id] + n
-        if self.ended or number <= self.journal.last_number:
-            return
-        now_in = log_phase(self._phase, phase)
-        urgent, self._phase = now_in is not self._phase, now_in
-        told = Told(events.log_event(now_in, message, progress), log_id(self._run_id, n))
-        self.journal.append(told, number)
-        self._jobs.news(self, urgent=urgent)
-
-    # For `Jobs` and the watchers.
-
-    def to_build(self) -> BuildRequest:
-        """Return what to ask of the builder: where it broke, the same run once more.
-
-        That one may have ended meanwhile; without its id, a failed build would be built again.
-        """
-        if self._run_id is None:
-            return self.request
-        return replace(self.request, follow=self._run_id)
-
-    def tell_waiting(self, message: str) -> None:
-        """Tell what the watchers wait for, unless the build has begun."""
-        if self._run_id is None and not self.ended:
-            self.tell(Waiting(message=message))
-
-    def tell(self, event: Event) -> None:
-        """Tell what stands between the lines, or the end."""
-        event_id, number = "", None
-        last = event.phase is Phase.FAILED
-        if event.phase is Phase.BUILT or last:
-            self.built, self.ended = not last, True
-            if self._run_id is not None:
-                number = self.journal.last_number + 1
-                n = number - self._runs[self._run_id]
-                event_id = log_id(self._run_id, n, last=last)
-            elif last:
-                event_id = END
-        self.journal.append(Told(event, event_id), number)
-        self.bell.ring()
-
-    def reader(self, cursor: LogCursor | None) -> Source:
-        """Return what a watcher reads who has seen `cursor`, or nothing."""
-        return _BuildReader(self, cursor)
-
-    def position_after(self, cursor: LogCursor) -> int | None:
-        """Return where a watcher goes on who has seen `cursor`; None if that is not known yet."""
-        base = self._runs.get(cursor.run_id)
-        if base is not None:
-            number = base + cursor.n
-            if self.journal.last_number >= number or self.ended:
-                return self.journal.position_after(number)
-            return None  # this server has not read so far itself
-        if self._run_id is None:
-            # The image was there and no run: the outcome is all that is left to tell.
-            return len(self.journal) - 1 if self.ended else None
-        return 0  # another run: news from its first word on
-
-
-class _BuildReader:
-    def __init__(self, job: BuildJob, cursor: LogCursor | None) -> None:
-        self.bell = job.bell
-        self._job = job
-        self._cursor = cursor
-        self._position = 0 if cursor is None else None
-
-    def read(self) -> Batch | None:
-        job = self._job
-        if self._position is None and self._cursor is not None:
-            self._position = job.position_after(self._cursor)
-        if self._position is None:
-            return ()
-        batch, self._position = job.journal.read(self._position)
-        return batch or (None if job.ended else ())
-
-
-class LaunchJob:
-    """One launch: what was told of it, and the `LaunchReport` that the launcher writes to.
-
-    Args:
-        cursor: Where it stands: at its beginning, or where another server left it.
-        request: What is launched.
-        spec: ``<provider>/<spec>``, which its event ids are good for.
-        signer: Makes the ids.
-    """
-
-    def __init__(
-        self, cursor: LaunchCursor, request: LaunchRequest, spec: str, signer: Signer
-    ) -> None:
-        self.request = request
-        self.bell = Bell()
-        self.ended = False
-        self.heard = 0
-        """How many words of the launcher have come."""
-        self.retries = 0
-        self._cursor = cursor
-        self._first = cursor.n
-        self._told: list[Told] = []
-        self._spec = spec
-        self._signer = signer
-
-    def line(self, message: str) -> None:
-        """Tell the person who waits what is going on."""
-        self.heard += 1
-        self.tell_launching(message)
-
-    def tell_launching(self, message: str) -> None:
-        """Tell what goes on, unless the launch has ended."""
-        if not self.ended:
-            self.tell(Launching(message=message))
-
-    def tell(self, event: Event) -> None:
-        """Tell an event of the launch."""
-        self.ended = event.phase in FINAL
-        self._cursor = msgspec.structs.replace(self._cursor, n=self._cursor.n + 1, last=self.ended)
-        event_id = self._signer.launch_id(self._cursor, self._spec)
-        self._told.append(Told(event, event_id))
-        self.bell.ring()
-
-    def reader(self, n: int) -> Source:
-        """Return what a watcher reads who has seen the first `n` events of the launch."""
-        return _LaunchReader(self, n)
-
-    @property
-    def ready(self) -> bool:
-        """Return whether it has come to a good end."""
-        return bool(self._told) and self._told[-1].phase is Phase.READY
-
-    def after(self, n: int) -> list[Told]:
-        """Return what was told behind event `n`."""
-        return self._told[max(0, n - self._first) :]
-
-
-class _LaunchReader:
-    def __init__(self, job: LaunchJob, n: int) -> None:
-        self.bell = job.bell
-        self._job = job
-        self._n = n
-
-    def read(self) -> Batch | None:
-        batch = self._job.after(self._n)
-        self._n += len(batch)
-        return batch or (None if self._job.ended else ())
 
 
 class Jobs:
@@ -382,7 +172,10 @@ class Jobs:
         while (job := self._builds.get(build_id)) is not None and not job.ended:
             await job.bell.wait()
 
-    def news(self, job: BuildJob, *, urgent: bool) -> None:
+    def _started(self, job: BuildJob, run_id: str) -> None:
+        self.handle(builds.Started(job.id, run_id))
+
+    def _news(self, job: BuildJob, urgent: bool) -> None:  # noqa: FBT001 - a callback
         """Wake the watchers: now, or together with others if they were woken just now."""
         now = anyio.current_time()
         if urgent or now - job.rung >= self.limits.batch:
@@ -403,7 +196,13 @@ class Jobs:
         for command in self.machine.handle(fact, anyio.current_time()):
             match command:
                 case builds.Open(build_id, request):
-                    self._builds[build_id] = BuildJob(build_id, request, self)
+                    self._builds[build_id] = BuildJob(
+                        build_id,
+                        request,
+                        log_cap_bytes=self.limits.log_cap_bytes,
+                        on_start=self._started,
+                        on_news=self._news,
+                    )
                 case builds.Start(build_id):
                     self._tasks.start_soon(self._build, self._builds[build_id])
                 case builds.Follow(build_id):

@@ -1,0 +1,167 @@
+"""One attempt at a build, as its builder tells it and its watchers read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import anyio
+
+from binder_core import events
+from binder_core.builds import BuildId
+from binder_core.engine.bell import Batch, Bell, Source
+from binder_core.events import Event, Progress, Waiting
+from binder_core.journal import Journal, Told
+from binder_core.ordering import Phase, log_phase
+from binder_core.plugin import BuildRequest
+from binder_core.resume import END, LogCursor, check_run_id, log_id
+
+
+class BuildJob:
+    """One attempt at a build: its journal, and the `Report` that the builder writes to.
+
+    Args:
+        build_id: The attempt.
+        request: What is built.
+        log_cap_bytes: How much of its log is held.
+        on_start: Called with the run's id when it is known.
+        on_news: Called with whether a line is urgent, once it is in the journal.
+    """
+
+    def __init__(
+        self,
+        build_id: BuildId,
+        request: BuildRequest,
+        *,
+        log_cap_bytes: int,
+        on_start: Callable[[BuildJob, str], None],
+        on_news: Callable[[BuildJob, bool], None],
+    ) -> None:
+        self.id = build_id
+        self.request = request
+        self.provider = ""
+        self.bell = Bell()
+        self.rung = float("-inf")
+        """When the bell was last rung."""
+        self.journal = Journal(cap_bytes=log_cap_bytes)
+        self.built = False
+        self.ended = False
+        self.heard = 0
+        """How many words of the builder have come, those that came again included."""
+        self.began = anyio.current_time()
+        self.scope = anyio.CancelScope()
+        self._on_start = on_start
+        self._on_news = on_news
+        self._phase: Phase | None = None
+        # Mostly one run. A second one, where the first vanished with the engine below it, is told
+        # behind it; its lines are numbered on from here.
+        self._runs: dict[str, int] = {}
+        self._run_id: str | None = None
+        self.tell(Waiting(message="Waiting for the build to start...\n"))
+
+    # The `Report` protocol.
+
+    def waiting(self, message: str) -> None:
+        """Tell why the build has not begun yet."""
+        self.heard += 1
+        self.tell_waiting(message)
+
+    def started(self, run_id: str) -> None:
+        """Tell which run of the build is reported."""
+        self.heard += 1
+        if run_id == self._run_id or self.ended:
+            return
+        check_run_id(run_id)
+        if self._runs and run_id not in self._runs:
+            lost = events.log_event(log_phase(self._phase, None), "The build starts again.\n")
+            self.tell(lost)
+        self._run_id = run_id
+        self._runs.setdefault(run_id, self.journal.last_number)
+        self._on_start(self, run_id)
+        self.bell.ring()
+
+    def line(
+        self,
+        n: int,
+        message: str,
+        *,
+        phase: Phase | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Tell line `n` of the log; one that was told already is dropped."""
+        if self._run_id is None:
+            raise RuntimeError("a builder must report `started` before its first line")
+        self.heard += 1
+        number = self._runs[self._run_id] + n
+        if self.ended or number <= self.journal.last_number:
+            return
+        now_in = log_phase(self._phase, phase)
+        urgent, self._phase = now_in is not self._phase, now_in
+        told = Told(events.log_event(now_in, message, progress), log_id(self._run_id, n))
+        self.journal.append(told, number)
+        self._on_news(self, urgent)
+
+    # For `Jobs` and the watchers.
+
+    def to_build(self) -> BuildRequest:
+        """Return what to ask of the builder: where it broke, the same run once more.
+
+        That one may have ended meanwhile; without its id, a failed build would be built again.
+        """
+        if self._run_id is None:
+            return self.request
+        return replace(self.request, follow=self._run_id)
+
+    def tell_waiting(self, message: str) -> None:
+        """Tell what the watchers wait for, unless the build has begun."""
+        if self._run_id is None and not self.ended:
+            self.tell(Waiting(message=message))
+
+    def tell(self, event: Event) -> None:
+        """Tell what stands between the lines, or the end."""
+        event_id, number = "", None
+        last = event.phase is Phase.FAILED
+        if event.phase is Phase.BUILT or last:
+            self.built, self.ended = not last, True
+            if self._run_id is not None:
+                number = self.journal.last_number + 1
+                n = number - self._runs[self._run_id]
+                event_id = log_id(self._run_id, n, last=last)
+            elif last:
+                event_id = END
+        self.journal.append(Told(event, event_id), number)
+        self.bell.ring()
+
+    def reader(self, cursor: LogCursor | None) -> Source:
+        """Return what a watcher reads who has seen `cursor`, or nothing."""
+        return _BuildReader(self, cursor)
+
+    def position_after(self, cursor: LogCursor) -> int | None:
+        """Return where a watcher goes on who has seen `cursor`; None if that is not known yet."""
+        base = self._runs.get(cursor.run_id)
+        if base is not None:
+            number = base + cursor.n
+            if self.journal.last_number >= number or self.ended:
+                return self.journal.position_after(number)
+            return None  # this server has not read so far itself
+        if self._run_id is None:
+            # The image was there and no run: the outcome is all that is left to tell.
+            return len(self.journal) - 1 if self.ended else None
+        return 0  # another run: news from its first word on
+
+
+class _BuildReader:
+    def __init__(self, job: BuildJob, cursor: LogCursor | None) -> None:
+        self.bell = job.bell
+        self._job = job
+        self._cursor = cursor
+        self._position = 0 if cursor is None else None
+
+    def read(self) -> Batch | None:
+        job = self._job
+        if self._position is None and self._cursor is not None:
+            self._position = job.position_after(self._cursor)
+        if self._position is None:
+            return ()
+        batch, self._position = job.journal.read(self._position)
+        return batch or (None if job.ended else ())
