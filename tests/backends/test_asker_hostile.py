@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import time
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -301,8 +302,15 @@ async def test_compressed_bombs(coding: str) -> None:
     assert len(body) < 100_000
     async with served() as server, make_asker(max_body_bytes=MEGABYTE) as asker:
         server.routes["/"] = answer(200, {"Content-Encoding": coding}, body)
-        with pytest.raises(NotAllowed, match="more than 1048576 bytes"):
-            await get(asker, server.url())
+        tracemalloc.start()
+        try:
+            with pytest.raises(NotAllowed, match="more than 1048576 bytes"):
+                await get(asker, server.url())
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    # Not even for a moment was there room for all of it.
+    assert peak < 8 * MEGABYTE
 
 
 @pytest.mark.parametrize(("coding", "body", "error"), [

@@ -178,7 +178,7 @@ class TestHydroshare(ProviderSuite):
         f"https%3a%2f%2fwww.hydroshare.org%2fresource%2f{RESOURCE}%2f",
         f"10.4211/hs.{RESOURCE}",
     )
-    bad_specs = ("", "142c59757ed54de18167", "x" * 32, f"{RESOURCE}\n")
+    bad_specs = ("", "142c59757ed54de18167", "x" * 32, f"{RESOURCE}\n", f"-{RESOURCE}")
     dialogues = (
         *(
             Dialogue(
