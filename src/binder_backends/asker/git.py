@@ -166,15 +166,17 @@ class GitAsker:
         self, command: list[str], environment: Mapping[str, str]
     ) -> tuple[int, str, str]:
         try:
-            process = await anyio.open_process(
-                command,
-                stdin=DEVNULL,
-                stdout=PIPE,
-                stderr=PIPE,
-                cwd=self._directory,
-                env=environment,
-                start_new_session=True,
-            )
+            # Shielded: whoever is cancelled while it starts would have nothing to end it by.
+            with anyio.CancelScope(shield=True):
+                process = await anyio.open_process(
+                    command,
+                    stdin=DEVNULL,
+                    stdout=PIPE,
+                    stderr=PIPE,
+                    cwd=self._directory,
+                    env=environment,
+                    start_new_session=True,
+                )
         except OSError as error:
             raise BackendUnavailable(
                 f"git cannot be run ({self._settings.git}): install it, or name it in the settings."
