@@ -57,6 +57,10 @@ _SWEEP: Final = 5.0
 _LOCK_WITHIN: Final = 10.0
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - looked for
 
+_NOT_BUILT: Final = (
+    "The built repository is not on this machine any more. Ask again, and it is built anew."
+)
+
 
 class _PortTaken(Exception):
     """Somebody else was faster."""
@@ -158,6 +162,20 @@ class LocalLauncher(Plugin):
                 return self._url(state.port)
         raise LaunchFailed("The notebook server found no free port to listen on. Try again.")
 
+    async def running(self, request: LaunchRequest) -> bool:
+        """Return whether the server's process is there."""
+        state = place_of(self._folder, request.name).state()
+        return state is not None and state.alive()
+
+    async def preload(self, image: str) -> None:
+        """Return if the image is in the cache.
+
+        Raises:
+            LaunchFailed: It is not.
+        """
+        if read_built(self._layout.built_file(image)) is None:
+            raise LaunchFailed(_NOT_BUILT)
+
     async def _find_or_start(
         self, place: Place, request: LaunchRequest, report: LaunchReport
     ) -> State:
@@ -183,26 +201,23 @@ class LocalLauncher(Plugin):
                 self._adopt(place, before)
                 return before
             if before is not None or place.work.exists():
-                end_servers([place], [])
+                self._end_locked(place)
                 return None  # the lock went with the folder
             built = read_built(self._layout.built_file(request.image))
             if built is None:
-                _give_up(place)
-                raise LaunchFailed(
-                    "The built repository is not on this machine any more. Ask again, and it is"
-                    " built anew."
-                )
+                self._end_locked(place)
+                raise LaunchFailed(_NOT_BUILT)
             try:
                 copy_tree(Path(built.folder) / "repo", place.work)
                 return self._spawn(place, request, built)
             except subprocess.CalledProcessError as error:
-                _give_up(place)
+                self._end_locked(place)
                 why = (error.stderr or "").strip().splitlines()[-1:]
                 raise LaunchFailed(
                     f"The repository could not be copied ({''.join(why)[-200:]})."
                 ) from error
             except BaseException:
-                _give_up(place)
+                self._end_locked(place)
                 raise
 
     def _spawn(self, place: Place, request: LaunchRequest, built: Built) -> State:
@@ -220,7 +235,7 @@ class LocalLauncher(Plugin):
             "BINDER_REPO_URL": strip_userinfo(request.repo_url),
             MARK: str(place.folder),
         }
-        argv = self._command(env_folder, port)
+        argv = self._command(env_folder, port, request.idle_timeout)
         if built.start:
             argv = [*script(place.work, built.start), *argv]
         log = os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -245,7 +260,7 @@ class LocalLauncher(Plugin):
         place.write(state)
         return state
 
-    def _command(self, env_folder: Path, port: int) -> list[str]:
+    def _command(self, env_folder: Path, port: int, idle_timeout: float | None) -> list[str]:
         settings = self._settings
         bin_folder = env_folder / "bin"
         names = ("jupyter-lab", "jupyter-notebook", "jupyter-server")
@@ -261,7 +276,7 @@ class LocalLauncher(Plugin):
             argv.append("--ServerApp.allow_root=True")
         if settings.allow_origin:
             argv.append(f"--ServerApp.allow_origin={settings.allow_origin}")
-        if idle := round(settings.idle_timeout):
+        if idle := _whole(settings.idle_timeout if idle_timeout is None else idle_timeout):
             argv += [
                 f"--ServerApp.shutdown_no_activity_timeout={idle}",
                 f"--MappingKernelManager.cull_idle_timeout={idle}",
@@ -331,8 +346,11 @@ class LocalLauncher(Plugin):
             state = place.state()
             if only is not None and state is not None and state.pid != only.pid:
                 return  # its successor
-            child = self._ours.pop(place.folder.name, None)
-            end_servers([place], [child] if child else [])
+            self._end_locked(place)
+
+    def _end_locked(self, place: Place) -> None:
+        child = self._ours.pop(place.folder.name, None)
+        end_servers([place], [child] if child else [])
 
     def _leave(self) -> None:
         self._leaving.set()
@@ -369,8 +387,7 @@ class LocalLauncher(Plugin):
                 if state is not None and state.alive():
                     self._adopt(place, state)
                 else:
-                    self._ours.pop(place.folder.name, None)
-                    end_servers([place], [])
+                    self._end_locked(place)
 
 
 @contextlib.contextmanager
@@ -386,8 +403,9 @@ def _locked(places: list[Place]) -> Iterator[None]:
         yield
 
 
-def _give_up(place: Place) -> None:
-    end_servers([place], [])
+def _whole(seconds: float) -> int:
+    """Return whole seconds, at least one where any were given: 0 means never."""
+    return max(1, round(seconds)) if seconds else 0
 
 
 def _failed(place: Place, token: str, what: str) -> LaunchFailed:

@@ -184,15 +184,19 @@ def end_servers(places: Collection[Place], children: Collection[subprocess.Popen
         with contextlib.suppress(psutil.Error):
             server.terminate()
 
-    def left() -> list[psutil.Process]:
+    def left(processes: list[psutil.Process]) -> list[psutil.Process]:
         for child in children:
             child.poll()
-        return [process for process in (*servers, *below) if runs(process)]
+        return [process for process in processes if runs(process)]
 
+    # A server that is asked to end ends its kernels. What is left then will not go by itself.
     deadline = time.monotonic() + _GRACE
-    while left() and time.monotonic() < deadline:
+    while left(servers) and time.monotonic() < deadline:
         time.sleep(_PAUSE)
     marks = {str(place.folder) for place in places}
-    kill_all(lambda: [*left(), *marked(MARK, marks)])
+    kill_all(lambda: [*left([*servers, *below]), *marked(MARK, marks)])
+    for child in children:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_GRACE)
     for place in places:
         remove_tree(place.folder)
