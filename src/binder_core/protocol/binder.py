@@ -11,6 +11,7 @@ from binder_core.protocol.declaration import (
     Group,
     Items,
     Kind,
+    Maybe,
     Param,
     Protocol,
     Request,
@@ -53,11 +54,11 @@ _TEMPLATE: Final[Shape] = Fields(
         ("image-name", Kind.STRING),
         ("image-source", Kind.STRING),
         ("port", Kind.NUMBER),
-        ("limits", Fields((("memory", Kind.STRING), ("cpu", Kind.NUMBER)))),
+        ("limits", Fields((("memory", Maybe(Kind.STRING)), ("cpu", Maybe(Kind.NUMBER))))),
         ("services", Items(Kind.OBJECT)),
     )
 )
-_DEPLOYMENT: Final[Shape] = Fields((("id", Kind.STRING), ("location", Kind.STRING)))
+_DEPLOYMENT: Final[Shape] = Fields((("id", Kind.STRING), ("location", Maybe(Kind.STRING))))
 _HEALTH: Final[Shape] = Fields(
     (("name", Kind.STRING), ("timestamp", Kind.DATE), ("status", Kind.STRING))
 )

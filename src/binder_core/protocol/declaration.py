@@ -56,6 +56,13 @@ PARAM_KINDS: Final = (Kind.STRING, Kind.NUMBER, Kind.BOOLEAN)
 
 
 @dataclass(frozen=True, slots=True)
+class Maybe:
+    """A value of this type, or null."""
+
+    of: Kind
+
+
+@dataclass(frozen=True, slots=True)
 class Fields:
     """An object with these fields, and perhaps more."""
 
@@ -69,8 +76,8 @@ class Items:
     of: Shape
 
 
-Shape: TypeAlias = Kind | Fields | Items
-"""What an answer looks like. Any part but the whole may be null instead."""
+Shape: TypeAlias = Kind | Maybe | Fields | Items
+"""What an answer looks like."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """A declaration as a JSON document, in the form of the older protocol's own README.
 
-The keys are groups, and ``global``. Types are written as their names: ``"String"``. What `dumps`
-writes `loads` reads, and gets an equal declaration.
+The keys are groups, and ``global``. Types are written as their names, ``"String"``; for a field that
+may be null, a word the README has not, ``"String?"``. What `dumps` writes `loads` reads, and gets an
+equal declaration.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from binder_core.protocol.declaration import (
     Group,
     Items,
     Kind,
+    Maybe,
     Param,
     Protocol,
     Request,
@@ -178,6 +180,8 @@ def _read_shape(read: object) -> Shape:
     match read:
         case str() if read in set(Kind):
             return Kind(read)
+        case str() if read.removesuffix("?") in set(Kind):
+            return Maybe(Kind(read.removesuffix("?")))
         case [inner]:
             return Items(_read_shape(inner))
         case dict():
@@ -240,6 +244,8 @@ def _shape(shape: Shape) -> Any:
     match shape:
         case Kind():
             return str(shape)
+        case Maybe(kind):
+            return f"{kind}?"
         case Items(of):
             return [_shape(of)]
         case Fields(fields):

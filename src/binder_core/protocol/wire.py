@@ -29,6 +29,7 @@ from binder_core.protocol.declaration import (
     Fields,
     Items,
     Kind,
+    Maybe,
     Param,
     Protocol,
     Shape,
@@ -338,17 +339,13 @@ def _embodied(endpoint: Endpoint, body: bytes) -> dict[str, object]:
 def _misshapen(endpoint: Endpoint, told: object) -> str:
     """Return what is wrong with a result, or nothing."""
     shape = endpoint.response.body
-    if shape is None:
-        return ""
-    if told is None:
-        return "it is null"
-    return _unlike(shape, told, "")
+    return "" if shape is None else _unlike(shape, told, "")
 
 
 def _unlike(shape: Shape, told: object, where: str) -> str:
-    if told is None:
-        return ""
     match shape:
+        case Maybe(of):
+            return "" if told is None else _unlike(of, told, where)
         case Fields(fields):
             if not isinstance(told, dict):
                 return f"{where or 'it'} is no object"
