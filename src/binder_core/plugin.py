@@ -4,12 +4,14 @@ A plug-in is a class, named by an entry point in one of the groups
 
 - ``binder.providers`` (`Provider`): where repositories come from,
 - ``binder.builders`` (`Builder`): makes images,
-- ``binder.launchers`` (`Launcher`): starts servers from images.
+- ``binder.launchers`` (`Launcher`): starts servers from images,
+- ``binder.stores`` (`Store`): keeps records of the older Binder protocol.
 
 It is made with one argument, an instance of its own ``Settings`` (a `msgspec.Struct`, filled from
 the operator's configuration: an unknown key or a wrong type never reaches the plug-in); a provider
-gets the prefix it serves before it. Builders and launchers are entered (``async with``) before
-their first use and left when the server stops. `Plugin` is a base class with the defaults.
+gets the prefix it serves before it, a store the server's state folder behind it. All but providers
+are entered (``async with``) before their first use and left when the server stops. `Plugin` is a
+base class with the defaults.
 
 Whoever writes one runs the suite of its kind from `binder_core.testing`.
 """
@@ -45,6 +47,15 @@ from binder_core.errors import (
 )
 from binder_core.events import LayerProgress, Progress
 from binder_core.ordering import Phase
+from binder_core.records import (
+    BuildRecord,
+    BuildStatus,
+    DeploymentRecord,
+    DeploymentStatus,
+    Ending,
+    KeyRecord,
+    TemplateRecord,
+)
 from binder_core.runlog import Line, LogReader, Outcome
 from binder_core.runlog import encode as encode_log
 from binder_core.specs import Resolved, Spec
@@ -56,13 +67,19 @@ __all__ = [
     "BackendUnavailable",
     "BinderError",
     "BuildFailed",
+    "BuildRecord",
     "BuildRequest",
+    "BuildStatus",
     "Builder",
+    "DeploymentRecord",
+    "DeploymentStatus",
     "Display",
+    "Ending",
     "GitLsRemote",
     "GitRefs",
     "HttpGet",
     "HttpReply",
+    "KeyRecord",
     "LaunchFailed",
     "LaunchReport",
     "LaunchRequest",
@@ -84,6 +101,8 @@ __all__ = [
     "Resolved",
     "Spec",
     "SpecError",
+    "Store",
+    "TemplateRecord",
     "encode_log",
     "git_ls_remote",
     "http_get",
@@ -213,6 +232,9 @@ class LaunchRequest:
     """The server accepts it, and nothing else."""
     repo_url: str = ""
     ref: str = ""
+    idle_timeout: float | None = None
+    """Seconds without activity after which the server ends, where whoever asked said so; None: the
+    launcher's own. A launcher that cannot do it for one server alone does as it always does."""
 
 
 class LaunchReport(Protocol):
@@ -263,6 +285,23 @@ class Launcher(Protocol):
     async def stop(self, request: LaunchRequest) -> None:
         """End the server of this name. None there is fine."""
 
+    async def running(self, request: LaunchRequest) -> bool:
+        """Return whether the server of this name, once launched, is still there.
+
+        Where that cannot be told it is.
+
+        Raises:
+            BackendUnavailable: A connection or an engine broke.
+        """
+
+    async def preload(self, image: str) -> None:
+        """Return when `image`, which exists, is wherever servers may start.
+
+        Raises:
+            LaunchFailed: It cannot be brought there.
+            BackendUnavailable: A connection or an engine broke.
+        """
+
 
 class Plugin:
     """A base with the defaults of builders and launchers."""
@@ -287,6 +326,13 @@ class Plugin:
     def versions(self) -> Mapping[str, str]:
         """Return nothing."""
         return {}
+
+    async def running(self, request: LaunchRequest) -> bool:  # noqa: ARG002 - the protocol's
+        """Return True: nothing else is known."""
+        return True
+
+    async def preload(self, image: str) -> None:
+        """Do nothing: an image that exists is wherever servers start."""
 
 
 # -- Providers -----------------------------------------------------------------------------------
@@ -366,3 +412,118 @@ class Asker(Protocol):
         Raises:
             ProviderUnavailable: There was none, or the question is not allowed here.
         """
+
+
+# -- Stores --------------------------------------------------------------------------------------
+
+
+class Store(Protocol):
+    """Keeps records. What a method has returned from is kept, whatever happens to this process.
+
+    Any method raises `BackendUnavailable` where the database does not answer; then nothing of what
+    was to be changed is, or all. Several servers use one database at once.
+    """
+
+    Settings: ClassVar[type[msgspec.Struct]]
+
+    async def __aenter__(self) -> Self:
+        """Open the database, and bring its tables up to date."""
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close all connections."""
+
+    async def check(self) -> None:
+        """Return if the database answers."""
+
+    # API keys
+
+    async def add_key(self, key: KeyRecord) -> None:
+        """Keep a key, under an id that no other has."""
+
+    async def key(self, key_id: str) -> KeyRecord | None:
+        """Return a key, revoked or not; None if there is none."""
+
+    async def keys(self) -> list[KeyRecord]:
+        """Return all keys, oldest first."""
+
+    async def revoke_key(self, key_id: str, now: float) -> bool:
+        """Make a key good for nothing; return whether there was one that was good."""
+
+    # Builds
+
+    async def add_build(self, build: BuildRecord, *, replacing: str | None = None) -> bool:
+        """Keep a new, live build; return False where another one of its name is live.
+
+        Args:
+            build: The new one.
+            replacing: The id of a live build that ends here, as failed, for the new one.
+        """
+
+    async def build(self, name: str) -> BuildRecord | None:
+        """Return the newest build of a name, None if there is none."""
+
+    async def builds(self) -> list[BuildRecord]:
+        """Return the newest build of each name, newest first."""
+
+    async def keep_build(
+        self, build_id: str, *, owner: str, status: BuildStatus, phase: str, lease: float
+    ) -> bool:
+        """Note how a live build goes on; return False where it is not `owner`'s any more."""
+
+    async def end_build(self, build_id: str, ending: Ending) -> bool:
+        """Keep a build's end, log and template, all or nothing.
+
+        Returns False where it had ended before; then its log is kept, if there was none, and
+        nothing else.
+        """
+
+    async def log(self, name: str, build_id: str | None = None) -> bytes | None:
+        """Return the log of a build, compressed by zlib; None where there is none.
+
+        Args:
+            name: The build's name.
+            build_id: Which build of that name; None: the newest that has a log.
+        """
+
+    async def claim_builds(self, owner: str, now: float, lease: float) -> list[BuildRecord]:
+        """Make all live builds `owner`'s whose lease is over at `now`, and return them."""
+
+    # Templates
+
+    async def template(self, name: str) -> TemplateRecord | None:
+        """Return a template, None if there is none."""
+
+    async def templates(self) -> list[TemplateRecord]:
+        """Return all templates, by name."""
+
+    async def remove_template(self, name: str) -> bool:
+        """Forget a template; return whether there was one."""
+
+    # Deployments
+
+    async def add_deployment(self, deployment: DeploymentRecord) -> None:
+        """Keep a new deployment."""
+
+    async def deployment(self, template: str, deployment_id: str) -> DeploymentRecord | None:
+        """Return a deployment, None if there is none."""
+
+    async def deployments(self, template: str | None = None) -> list[DeploymentRecord]:
+        """Return those that have not ended, oldest first: of one template, or all."""
+
+    async def change_deployment(self, deployment: DeploymentRecord) -> None:
+        """Note status, URL, message, end and lease of one that has not ended."""
+
+    async def claim_deployments(
+        self, owner: str, now: float, lease: float
+    ) -> list[DeploymentRecord]:
+        """Make all pending deployments `owner`'s whose lease is over at `now`; return them."""
+
+    # Retention
+
+    async def sweep(self, *, before: float, keep_bytes: int) -> None:
+        """Forget what has ended before that time, and the oldest logs beyond so many bytes."""

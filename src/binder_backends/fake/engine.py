@@ -140,6 +140,8 @@ class FakeEngine:
     """All runs, oldest first."""
     servers: dict[str, Server] = field(default_factory=dict)
     """The servers that are there or coming, by name."""
+    preloaded: list[str] = field(default_factory=list)
+    """Images that were asked to be wherever servers start, in that order."""
     runs_started: Counter[str] = field(default_factory=Counter)
     """By name, those that never left the queue included."""
     servers_started: Counter[str] = field(default_factory=Counter)

@@ -75,6 +75,17 @@ class FakeLauncher(Plugin):
         if self.engine.servers.pop(request.name, None) is not None:
             self.engine.changed()
 
+    async def running(self, request: LaunchRequest) -> bool:
+        """Return whether the server is there."""
+        await self.check()
+        return request.name in self.engine.servers
+
+    async def preload(self, image: str) -> None:
+        """Note that it was asked for."""
+        await self.check()
+        self.engine.preloaded.append(image)
+        self.engine.changed()
+
     def _start(self, request: LaunchRequest) -> Server:
         keys = (request.name, request.image, request.repo_url)
         attempt = self.engine.servers_started[request.name]

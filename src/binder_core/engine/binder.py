@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -24,12 +24,13 @@ from binder_core.engine.limits import Limits
 from binder_core.engine.observer import Observer, Silent
 from binder_core.errors import (
     BinderError,
+    LaunchFailed,
     Refused,
     ShuttingDown,
     SpecError,
     UnknownProvider,
 )
-from binder_core.events import Built, Event, Ready, Waiting
+from binder_core.events import Built, Event, Failed, Ready, Waiting
 from binder_core.journal import Told
 from binder_core.ordering import FINAL
 from binder_core.plugin import Asker, Builder, BuildRequest, Launcher, LaunchRequest, Provider
@@ -40,6 +41,9 @@ T = TypeVar("T")
 
 MAX_SPEC_CHARS = 4096
 """A longer spec is refused before anything looks at it."""
+
+_NO_LAUNCHER = "This server builds images and launches nothing."
+_STOPPED = "The build was stopped."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +79,15 @@ class BuildInfo:
     watchers: int
     seconds: float
     """Since it came into its state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a spec comes to."""
+
+    resolved: Resolved
+    build: BuildRequest
+    """What would be built, if it is not there already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,12 +283,8 @@ class Binder:
         looked: Flight[bool],
         cursor: LogCursor | None,
     ) -> BuildJob:
-        build = BuildRequest(
-            name=naming.build_name(image, resolved.repo_url, resolved.ref),
-            image=image,
-            repo_url=resolved.repo_url,
-            ref=resolved.ref,
-            content_provider=resolved.content_provider,
+        build = replace(
+            _build_request(resolved, image),
             follow=cursor.run_id if cursor else None,
             image_exists=looked.result(),
         )
@@ -285,7 +294,7 @@ class Binder:
         self, request: Request, resolved: Resolved, image: str, cursor: LaunchCursor
     ) -> LaunchJob:
         if self.launcher is None:
-            raise Refused("This server builds images and launches nothing.", status=400)
+            raise Refused(_NO_LAUNCHER, status=400)
         token = self._signer.token(cursor.name, cursor.time)
 
         def ready(url: str) -> Ready:
@@ -309,6 +318,115 @@ class Binder:
             provider=request.provider,
             signer=self._signer,
         )
+
+    # -- Apart from a stream ----------------------------------------------------------------------
+
+    async def plan(self, request: Request) -> Plan:
+        """Return what a request's spec comes to now; nothing is begun.
+
+        Raises:
+            SpecError: It is none.
+            UnknownProvider: There is no such provider here.
+            RefNotFound: The service knows no such repository or ref.
+            ProviderUnavailable: It did not say.
+        """
+        provider = self._provider(request)
+        resolved = await self._resolve(provider, provider.parse(request.spec))
+        image = naming.image_name(self._image_prefix, resolved.slug, resolved.ref)
+        return Plan(resolved, _build_request(resolved, image))
+
+    def new_server_name(self, slug: str) -> str:
+        """Return a name that no server has.
+
+        Args:
+            slug: What it is a server of, for people's eyes.
+        """
+        return naming.user_name(slug, self._unique())
+
+    def server(
+        self,
+        name: str,
+        image: str,
+        began: int,
+        *,
+        repo_url: str = "",
+        ref: str = "",
+        idle_timeout: float | None = None,
+    ) -> LaunchRequest:
+        """Return the launch of a server, its token included.
+
+        Args:
+            name: The server's.
+            image: What it is started from.
+            began: Seconds since the epoch; with the name it makes the token.
+            repo_url: Where the image came from.
+            ref: From which commit or version of it.
+            idle_timeout: See `binder_core.plugin.LaunchRequest`.
+        """
+        token = self._signer.token(name, began)
+        return LaunchRequest(name, image, token, repo_url, ref, idle_timeout)
+
+    async def launch_image(self, server: LaunchRequest, began: int) -> Ready | Failed:
+        """Launch a server, or find the one of its name, and return how that ended.
+
+        Args:
+            server: See `server`.
+            began: The same as there.
+
+        Raises:
+            Refused: This server launches nothing.
+            ShuttingDown: `drain` was called meanwhile; the launch may well go on.
+        """
+        if self.launcher is None:
+            raise Refused(_NO_LAUNCHER, status=400)
+
+        def ready(url: str) -> Ready:
+            message = f"Server running at {url}\n"
+            return Ready(message=message, url=url, token=server.token, image=server.image)
+
+        launched = self._jobs.launch(
+            LaunchCursor(server.name, server.ref, began),
+            server,
+            ready,
+            spec=f"image/{server.image}",
+            provider="image",
+            signer=self._signer,
+        )
+        last: Event | None = None
+        try:
+            async with aclosing(self._pull(launched.reader(0))) as batches:
+                async for batch in batches:
+                    last = batch[-1].event if batch else last
+        except _Draining:
+            raise ShuttingDown("This Binder is shutting down; ask again.") from None
+        if not isinstance(last, Ready | Failed):
+            raise ShuttingDown("The launch was given up.")
+        return last
+
+    async def preload(self, image: str) -> None:
+        """Return when an image is wherever servers may start.
+
+        Raises:
+            LaunchFailed: There is no such image, or it cannot be brought there.
+            BackendUnavailable: A connection or an engine broke.
+        """
+        if not await self._exists(image):
+            raise LaunchFailed(f"There is no image {image} any more; build it anew.")
+        if self.launcher is not None:
+            await self.launcher.preload(image)
+
+    async def end_build(self, build: BuildRequest, reason: str = _STOPPED) -> None:
+        """End a build, whichever server follows it, and return when it has ended.
+
+        Raises:
+            BackendUnavailable: The engine that builds did not answer.
+        """
+        live = self._jobs.machine.live(build.name)
+        if live is None:
+            await self._jobs.persist(lambda: self.builder.stop(build))
+        else:
+            self._jobs.stop(build.name, reason)
+            await self._jobs.ended(live.id)
 
     # -- What the story needs ---------------------------------------------------------------------
 
@@ -353,7 +471,7 @@ class Binder:
         """Begin nothing new, and let every stream end soon; clients go on elsewhere or later."""
         self._jobs.drain()
 
-    async def stop_build(self, name: str, reason: str = "The build was stopped.") -> bool:
+    async def stop_build(self, name: str, reason: str = _STOPPED) -> bool:
         """End the build of that name; return whether there was one under way."""
         return self._jobs.stop(name, reason)
 
@@ -402,6 +520,16 @@ class Binder:
             else:
                 checks.append(Check(service, ok=True))
         return checks
+
+
+def _build_request(resolved: Resolved, image: str) -> BuildRequest:
+    return BuildRequest(
+        name=naming.build_name(image, resolved.repo_url, resolved.ref),
+        image=image,
+        repo_url=resolved.repo_url,
+        ref=resolved.ref,
+        content_provider=resolved.content_provider,
+    )
 
 
 def _ended(cursor: Cursor | None) -> bool:
