@@ -31,6 +31,87 @@ def main() -> None:
     """Turn a link to a repository into a running notebook."""
 
 
+class _Declared(click.Group):
+    """Commands made from a declaration, once somebody wants to know them.
+
+    Args:
+        name: The group's, in the older Binder protocol.
+        told: What ``binder --help`` says.
+    """
+
+    def __init__(self, name: str, told: str, **options: Any) -> None:
+        super().__init__(name, help=told, **options)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        made = self._made(ctx)
+        return made.list_commands(ctx) if made else []
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command."""
+        made = self._made(ctx)
+        return made.get_command(ctx, cmd_name) if made else None
+
+    def _made(self, _: click.Context) -> click.Group | None:
+        from binder_core.protocol import BINDER
+        from binder_http.cli_protocol import group_of
+
+        return group_of(BINDER, self.name or "")
+
+
+class _Api(_Declared):
+    """Groups of commands made from a file: its name is the first argument."""
+
+    def _made(self, ctx: click.Context) -> click.Group | None:
+        from binder_http.cli_protocol import group_of, names_of, read
+
+        if "file" not in ctx.params:  # --help without one
+            return None
+        protocol = read(ctx.params["file"])
+        made = click.Group()
+        for name in names_of(protocol):
+            made.add_command(group_of(protocol, name) or click.Group(name))
+        return made
+
+
+# The groups of `binder_core.protocol.BINDER`; a test compares.
+for _name, _told in (
+    ("build", "Builds on a server of the older protocol."),
+    ("registry", "Templates on a server of the older protocol."),
+    ("deploy", "Launches on a server of the older protocol."),
+    ("health", "The state of a server of the older protocol."),
+):
+    main.add_command(_Declared(_name, _told))
+main.add_command(
+    _Api(
+        "api",
+        "Ask a server whose API a JSON file declares.\n\n"
+        "FILE has the form that `binder protocol` prints.",
+        params=[click.Argument(["file"], is_eager=True)],
+        subcommand_metavar="GROUP COMMAND [ARGS]...",
+    )
+)
+
+
+@main.command()
+@click.argument("file", required=False)
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(["json", "openapi", "markdown"]),
+    default="json",
+    show_default=True,
+    help="What to print it as.",
+)
+def protocol(*, file: str | None, form: str) -> None:
+    """Print the older protocol's declaration, or that of FILE, which is checked."""
+    from binder_core.protocol import BINDER
+    from binder_http.cli_protocol import exported, read
+
+    with _errors():
+        click.echo(exported(read(file) if file else BINDER, form), nl=False)
+
+
 def _configured(command: _F) -> _F:
     """Add the options that choose a configuration."""
     for option in (

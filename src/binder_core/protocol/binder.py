@@ -262,7 +262,7 @@ _DEPLOY_GROUP: Final = Group(
             name="statusAll",
             path="/applications/{template-name}",
             description="Get the state of all servers launched from a template, or from any",
-            msg="Getting the state of what was launched from {template-name}",
+            msg="Getting the state of all launched servers {template-name}",
             params=(
                 _template_name("name of the template; all of them if left out", required=False),
             ),

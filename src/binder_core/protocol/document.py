@@ -1,8 +1,8 @@
 """A declaration as a JSON document, in the form of the older protocol's own README.
 
-The keys are groups, and ``global``. Types are written as their names, ``"String"``; for a field that
-may be null, a word the README has not, ``"String?"``. What `dumps` writes `loads` reads, and gets an
-equal declaration.
+The keys are groups, and ``global``. Types are written as their names, ``"String"``, and a field
+that may be null, for which the README has no word, as ``"String?"``. What `dumps` writes `loads`
+reads, and gets an equal declaration.
 """
 
 from __future__ import annotations
