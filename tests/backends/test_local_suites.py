@@ -30,13 +30,20 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+def expect_nobody_left(folder: Path) -> None:
+    left = processes_with(str(folder))
+    for process in left:
+        process.kill()
+    assert left == []
+
+
 class TestLocalBuilder(BuilderSuite):
     @pytest.fixture(autouse=True)
     def folder(self, tmp_path: Path) -> Iterator[None]:
         self.tmp = tmp_path
         self.go = tmp_path / "go"
         yield
-        assert processes_with(str(tmp_path)) == []
+        expect_nobody_left(tmp_path)
 
     def make_builder(self) -> Builder:
         return LocalBuilder(settings(self.tmp))
@@ -75,7 +82,7 @@ class TestLocalLauncher(LauncherSuite):
         wait = f'#!/bin/sh\nwhile [ ! -e {self.go} ]; do sleep 0.02; done\nexec "$@"\n'
         self.slow = made_image(tmp_path, {"start": wait}, jupyter, start="start")
         yield
-        assert processes_with(str(tmp_path)) == []
+        expect_nobody_left(tmp_path)
 
     def make_launcher(self) -> Launcher:
         cache, state = str(self.tmp / "cache"), str(self.tmp / "state")
