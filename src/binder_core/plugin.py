@@ -214,8 +214,14 @@ class Builder(Protocol):
                 engine of ours calls again, with growing delay.
         """
 
-    async def stop(self, request: BuildRequest) -> None:
-        """End the run under way of this name, with all it started. None under way is fine."""
+    async def stop(self, request: BuildRequest, reason: str) -> None:
+        """End the run under way of this name, with all it started. None under way is fine.
+
+        Args:
+            request: What is being built.
+            reason: What the run's end tells a person, to whoever reports it: all servers that
+                read its log must tell the same.
+        """
 
 
 # -- Launchers -----------------------------------------------------------------------------------
@@ -470,10 +476,11 @@ class Store(Protocol):
     async def builds(self) -> list[BuildRecord]:
         """Return the newest build of each name, newest first."""
 
-    async def keep_build(
-        self, build_id: str, *, owner: str, status: BuildStatus, phase: str, lease: float
-    ) -> bool:
-        """Note how a live build goes on; return False where it is not `owner`'s any more."""
+    async def keep_build(self, build: BuildRecord) -> bool:
+        """Note status, phase, run and lease of a live build.
+
+        Returns False, and notes nothing, where it has ended or another server follows it.
+        """
 
     async def end_build(self, build_id: str, ending: Ending) -> bool:
         """Keep a build's end, log and template, all or nothing.

@@ -225,7 +225,7 @@ class CancelEndsTheRun(FakeBuilder):
             await super().build(request, report)
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
-                await self.stop(request)
+                await self.stop(request, "The build was stopped.")
             raise
 
 
@@ -256,30 +256,30 @@ class LeavingEndsTheRun(FakeBuilder):
     async def __aexit__(self, *args: object) -> None:
         for run in self.engine.runs:
             if not run.ended(self.engine.clock()):
-                await self.stop(run.request)
+                await self.stop(run.request, "The build was stopped.")
 
 
 class StopDoesNothing(FakeBuilder):
-    async def stop(self, request: BuildRequest) -> None:
+    async def stop(self, request: BuildRequest, reason: str) -> None:
         pass
 
 
 class StopNeedsARun(FakeBuilder):
-    async def stop(self, request: BuildRequest) -> None:
+    async def stop(self, request: BuildRequest, reason: str) -> None:
         if self.engine.under_way(request.name) is None:
             raise LookupError(request.name)
-        await super().stop(request)
+        await super().stop(request, reason)
 
 
 class StopStopsAll(FakeBuilder):
-    async def stop(self, request: BuildRequest) -> None:
+    async def stop(self, request: BuildRequest, reason: str) -> None:
         for run in list(self.engine.runs):
-            await super().stop(run.request)
+            await super().stop(run.request, reason)
 
 
 class StopTakesTheImage(FakeBuilder):
-    async def stop(self, request: BuildRequest) -> None:
-        await super().stop(request)
+    async def stop(self, request: BuildRequest, reason: str) -> None:
+        await super().stop(request, reason)
         self.engine.remove_image(request.image)
 
 
@@ -301,9 +301,9 @@ class StopOnlyHere(FakeBuilder):
         self.mine.add(request.name)
         await super().build(request, report)
 
-    async def stop(self, request: BuildRequest) -> None:
+    async def stop(self, request: BuildRequest, reason: str) -> None:
         if request.name in self.mine:
-            await super().stop(request)
+            await super().stop(request, reason)
 
 
 class FollowIsIgnored(FakeBuilder):

@@ -135,7 +135,7 @@ async def test_a_run_stopped_in_its_queue_never_was() -> None:
     async with calls() as fakes:
         report = fakes.build(delay=3.0)
         await fakes.clock.elapse(1.0)
-        await FakeBuilder(BuilderSettings(), fakes.engine).stop(REQUEST)
+        await FakeBuilder(BuilderSettings(), fakes.engine).stop(REQUEST, "The build was stopped.")
         await fakes.clock.elapse(5.0)
         assert fakes.ends == [(1.0, "BuildFailed: The build was stopped.")]
         assert report.story == (None, ())
@@ -273,7 +273,11 @@ def test_settings_name_what_is_wrong_with_them() -> None:
 
 async def test_a_builder_that_is_down() -> None:
     builder = FakeBuilder(BuilderSettings(down="no disk"))
-    for call in (builder.check(), builder.exists("image:abc"), builder.stop(REQUEST)):
+    for call in (
+        builder.check(),
+        builder.exists("image:abc"),
+        builder.stop(REQUEST, "The build was stopped."),
+    ):
         with pytest.raises(BackendUnavailable, match="no disk"):
             await call
 

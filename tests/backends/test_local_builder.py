@@ -268,10 +268,10 @@ async def test_stop_ends_a_build_also_when_its_runner_hangs(runner_does: str, fo
         if runner_does == "hang":
             runner(log.run_id).suspend()
         with anyio.fail_after(20):
-            await builder.stop(asked)
+            await builder.stop(asked, "Enough.")
         assert processes_with(str(folder)) == []
     (failure,) = ends
-    assert str(failure) == "The build was stopped."
+    assert str(failure) == "Enough."
 
 
 def runner(run_id: str) -> psutil.Process:
@@ -456,7 +456,7 @@ async def test_a_build_does_not_hold_what_the_server_has_open(folder: Path) -> N
             for process in found:
                 assert pipe not in open_files(process.pid)
                 assert process.environ()[MARK] == log.run_id
-            await builder.stop(asked)
+            await builder.stop(asked, "Enough.")
     finally:
         os.close(read)
         os.close(write)

@@ -80,12 +80,12 @@ class FakeBuilder(Plugin):
             self.engine.watching[request.name] -= 1
             self.engine.changed()
 
-    async def stop(self, request: BuildRequest) -> None:
+    async def stop(self, request: BuildRequest, reason: str) -> None:
         """End the run under way."""
         await self.check()
         run = self.engine.under_way(request.name)
         if run is not None:
-            run.stopped = self.engine.clock()
+            run.stopped, run.stop_reason = self.engine.clock(), reason
             self.engine.changed()
 
     def script_for(self, *keys: str) -> Script:

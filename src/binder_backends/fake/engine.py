@@ -31,6 +31,7 @@ class Run:
     """When it was put there."""
     stopped: float | None = None
     """When somebody stopped it."""
+    stop_reason: str = ""
 
     @property
     def name(self) -> str:
@@ -61,7 +62,7 @@ class Run:
         if not self.ended(now):
             return ""
         if self.stopped is not None and self.end == self.stopped:
-            return "The build was stopped."
+            return self.stop_reason
         return self.script.fails
 
     def lines(self, now: float) -> int:

@@ -47,7 +47,6 @@ _CUT_OFF: Final = (
     "The build was cut off: its process was ended from outside (was there a reboot, is there enough"
     " memory?). Ask again, and it is built anew."
 )
-_STOPPED: Final = "The build was stopped."
 
 
 class LocalBuilder(Plugin):
@@ -129,11 +128,11 @@ class LocalBuilder(Plugin):
         if not outcome.built:
             raise BuildFailed(outcome.message or _CUT_OFF)
 
-    async def stop(self, request: BuildRequest) -> None:
+    async def stop(self, request: BuildRequest, reason: str) -> None:
         """End the run under way of this name, with all it started."""
         runs = Runs(self._layout, request.name)
         try:
-            await anyio.to_thread.run_sync(self._stop, runs)
+            await anyio.to_thread.run_sync(self._stop, runs, reason)
         except OSError as error:
             raise _unavailable("The build's files cannot be read or written", error) from error
 
@@ -225,16 +224,16 @@ class LocalBuilder(Plugin):
             with lock:
                 runs.repair(run_id, _CUT_OFF)
 
-    def _stop(self, runs: Runs) -> None:
+    def _stop(self, runs: Runs, reason: str) -> None:
         deadline = time.monotonic() + _STOP_WITHIN
         while runs.exist() and time.monotonic() < deadline:
             self._reap()
             lock = runs.lock()
             if lock is not None:
                 with lock:
-                    runs.repair(runs.current(), _STOPPED)
+                    runs.repair(runs.current(), reason)
                 return
-            runs.end(runs.current())
+            runs.end(runs.current(), reason)
             time.sleep(_FAST)
         if runs.exist():
             raise BackendUnavailable("The build could not be ended: its processes do not die.")

@@ -22,6 +22,7 @@ from binder_backends.local.layout import Layout
 from binder_backends.local.locking import Lock
 from binder_backends.runner import LocalRecipe, RunnerOptions
 from binder_backends.runner.local import read_built, remove_tree
+from binder_backends.runner.performing import read_reason
 from binder_backends.runner.processes import descendants, find, kill_all, marked, runs
 from binder_core.plugin import LogReader, Outcome, encode_log
 
@@ -114,7 +115,11 @@ class Runs:
         run_id = recipe.run_id
         made = Made(recipe.image, recipe.folder)
         self._file(run_id, "json").write_bytes(msgspec.json.encode(made))
-        options = msgspec.structs.replace(options, pid_file=str(self._file(run_id, "pid")))
+        options = msgspec.structs.replace(
+            options,
+            pid_file=str(self._file(run_id, "pid")),
+            stop_file=str(self._file(run_id, "stop")),
+        )
         log = os.open(self.log(run_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600)
         try:
             half = self._folder / "current.half"
@@ -147,14 +152,19 @@ class Runs:
         """Return whether the runner of a run still runs, if only to end."""
         return self._runner(run_id) is not None
 
-    def end(self, run_id: str) -> None:
+    def end(self, run_id: str, reason: str) -> None:
         """End the runner of a run with all it started, also where it does not listen.
 
         The caller sees from the lock whether it is gone.
+
+        Args:
+            run_id: The run.
+            reason: What its log shall say of that.
         """
         runner = self._runner(run_id)
         if runner is None:
             return
+        self._file(run_id, "stop").write_text(reason, encoding="utf-8")
         with contextlib.suppress(psutil.NoSuchProcess):
             runner.terminate()
             deadline = time.monotonic() + _GRACE
@@ -171,7 +181,7 @@ class Runs:
 
         Args:
             run_id: The run.
-            reason: Why it has no image.
+            reason: Why it has no image, unless somebody ended it for a reason.
         """
         if not run_id or not self.known(run_id) or self.outcome(run_id) is not None:
             return
@@ -183,7 +193,8 @@ class Runs:
             remove_tree(Path(made.folder))
         # Behind a line that was cut off in the middle, which counts as well.
         number = _last_number(self.log(run_id)) + 2
-        text = b"\n" + encode_log(Outcome(number, exists, "" if exists else reason))
+        reason = "" if exists else read_reason(self._file(run_id, "stop")) or reason
+        text = b"\n" + encode_log(Outcome(number, exists, reason))
         with self.log(run_id).open("ab") as log:
             log.write(text)
 
@@ -198,7 +209,7 @@ class Runs:
 
     def forget(self, run_id: str) -> None:
         """Remove the files of a run."""
-        for suffix in ("json", "pid", "half", "log"):
+        for suffix in ("json", "pid", "stop", "half", "log"):
             self._file(run_id, suffix).unlink(missing_ok=True)
 
     def all(self) -> list[str]:

@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         redact,
         time_limit=options.time_limit,
         silence_limit=options.silence_limit,
+        stop_file=options.stop_file,
     )
     performer.watch_signals()
     return 0 if performer.perform(_recipe(options)) else 1

@@ -56,3 +56,5 @@ class RunnerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Environment variables whose values must not be told."""
     pid_file: str = ""
     """Where to write which process this is."""
+    stop_file: str = ""
+    """Where whoever ends the build writes why, before the signal."""

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from binder_backends.runner.pipeline import Pipeline
@@ -34,6 +35,7 @@ class Performer:
         redact: Strips credentials.
         time_limit: Seconds after which the build is ended; 0: never.
         silence_limit: Seconds without output after which it is ended; 0: never.
+        stop_file: Where whoever ends the build writes why, before the signal.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class Performer:
         *,
         time_limit: float = 0.0,
         silence_limit: float = 0.0,
+        stop_file: str = "",
     ) -> None:
         self._pipeline = pipeline
         self._write = write
         self._redact = redact
         self._time_limit = time_limit
         self._silence_limit = silence_limit
+        self._stop_file = stop_file
         self._began = self._heard = time.monotonic()
         self._doing = "The build"
         self._stopped = False
@@ -188,7 +192,7 @@ class Performer:
 
     def _check(self, now: float) -> None:
         if self._stopped:
-            raise RecipeFailed("The build was stopped.")
+            raise RecipeFailed(read_reason(self._stop_file) or "The build was stopped.")
         if self._time_limit and now - self._began >= self._time_limit:
             raise RecipeFailed(
                 f"The build took longer than the {self._time_limit:g} s that it may take,"
@@ -199,6 +203,14 @@ class Performer:
                 f"The build printed nothing for {self._silence_limit:g} s,"
                 f" and was ended while at this: {self._doing}."
             )
+
+
+def read_reason(stop_file: str | Path) -> str:
+    """Return why a build was ended, empty if nobody has said so."""
+    try:
+        return Path(stop_file).read_text(encoding="utf-8") if stop_file else ""
+    except FileNotFoundError:
+        return ""
 
 
 def _pipe() -> tuple[int, int]:

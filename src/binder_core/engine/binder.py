@@ -24,7 +24,6 @@ from binder_core.engine.limits import Limits
 from binder_core.engine.observer import Observer, Silent
 from binder_core.errors import (
     BinderError,
-    LaunchFailed,
     Refused,
     ShuttingDown,
     SpecError,
@@ -403,15 +402,21 @@ class Binder:
             raise ShuttingDown("The launch was given up.")
         return last
 
-    async def preload(self, image: str) -> None:
-        """Return when an image is wherever servers may start.
+    async def has_image(self, image: str) -> bool:
+        """Return whether an image is there.
 
         Raises:
-            LaunchFailed: There is no such image, or it cannot be brought there.
+            BackendUnavailable: Nobody knows.
+        """
+        return await self._exists(image)
+
+    async def preload(self, image: str) -> None:
+        """Return when an image, which exists, is wherever servers may start.
+
+        Raises:
+            LaunchFailed: It cannot be brought there.
             BackendUnavailable: A connection or an engine broke.
         """
-        if not await self._exists(image):
-            raise LaunchFailed(f"There is no image {image} any more; build it anew.")
         if self.launcher is not None:
             await self.launcher.preload(image)
 
@@ -423,7 +428,7 @@ class Binder:
         """
         live = self._jobs.machine.live(build.name)
         if live is None:
-            await self._jobs.persist(lambda: self.builder.stop(build))
+            await self._jobs.persist(lambda: self.builder.stop(build, reason))
         else:
             self._jobs.stop(build.name, reason)
             await self._jobs.ended(live.id)

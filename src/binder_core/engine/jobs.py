@@ -18,7 +18,7 @@ import anyio
 import anyio.abc
 
 from binder_core import builds
-from binder_core.builds import BuildId, Builds, State
+from binder_core.builds import BuildId, Builds
 from binder_core.engine.bell import Bell, Flight
 from binder_core.engine.build_job import BuildJob
 from binder_core.engine.launch_job import LaunchJob
@@ -210,8 +210,8 @@ class Jobs:
                 case builds.Wait(build_id, place):
                     message = f"Waiting for a free build slot: number {place} in the queue\n"
                     self._builds[build_id].tell_waiting(message)
-                case builds.Stop(build_id, _):
-                    self._tasks.start_soon(self._stop, self._builds[build_id])
+                case builds.Stop(build_id, reason):
+                    self._tasks.start_soon(self._stop, self._builds[build_id], reason)
                 case builds.Close(build_id, reason):
                     job = self._builds[build_id]
                     self._failed(job, BuildFailed(reason))
@@ -233,11 +233,7 @@ class Jobs:
                     progress=lambda: job.heard,
                 )
             except Exception as error:  # noqa: BLE001 - whatever it is, the watchers hear of it
-                build = self.machine.get(job.id)
-                if build is not None and build.state is State.STOPPING:
-                    self._failed(job, BuildFailed(build.stop_reason))
-                else:
-                    self._failed(job, error)
+                self._failed(job, error)
                 self.handle(builds.Failed(job.id))
             else:
                 job.tell(
@@ -258,9 +254,9 @@ class Jobs:
             repo_url=job.request.repo_url,
         )
 
-    async def _stop(self, job: BuildJob) -> None:
+    async def _stop(self, job: BuildJob, reason: str) -> None:
         try:
-            await self.persist(lambda: self._builder.stop(job.request))
+            await self.persist(lambda: self._builder.stop(job.request, reason))
         except Exception:
             # The machine gives the attempt up when its grace is over.
             log.exception("stopping %s failed", job.request.name)

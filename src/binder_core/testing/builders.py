@@ -12,6 +12,9 @@ from binder_core.plugin import Builder, BuildRequest
 from binder_core.testing.plugins import PluginSuite
 from binder_core.testing.watching import Watch
 
+STOPPED = "The build was stopped: it was in the way."
+"""The reason that the suite gives."""
+
 
 class BuilderSuite(PluginSuite):
     """The contract of `binder_core.plugin.Builder` as tests.
@@ -250,9 +253,9 @@ class BuilderSuite(PluginSuite):
             watch = self.start(tasks, builder, request)
             await self.until_line(watch)
             with self.within_limit("stop"):
-                await builder.stop(request)
+                await builder.stop(request, STOPPED)
             await self.end(watch)
-            self.expect_failed(watch)
+            self.expect_stopped(watch)
             await self.expect_image(request, there=False, by=builder)
             await self.expect_runs(request, 1)
             second = self.start(tasks, builder, request)
@@ -271,9 +274,9 @@ class BuilderSuite(PluginSuite):
             watch = self.start(tasks, one, request)
             await self.until_line(watch)
             with self.within_limit("stop"):
-                await two.stop(request)
+                await two.stop(request, STOPPED)
             await self.end(watch)
-        self.expect_failed(watch)
+        self.expect_stopped(watch)
         await self.expect_image(request, there=False)
 
     async def test_stop_of_nothing_is_fine(self) -> None:
@@ -281,12 +284,12 @@ class BuilderSuite(PluginSuite):
         request = self.request_that_builds()
         async with self.make_builder() as builder:
             with self.within_limit("stop"):
-                await builder.stop(request)
+                await builder.stop(request, STOPPED)
             await self.expect_runs(request, 0)
             self.expect_built(await self.watch(builder, request))
             with self.within_limit("stop"):
-                await builder.stop(request)
-                await builder.stop(request)
+                await builder.stop(request, STOPPED)
+                await builder.stop(request, STOPPED)
         await self.expect_image(request, there=True)
 
     async def test_builds_of_other_names_are_other_runs(self) -> None:
@@ -299,11 +302,11 @@ class BuilderSuite(PluginSuite):
             await self.until_line(second)
             assert first.report.run_id != second.report.run_id, "another run has another id"
             with self.within_limit("stop"):
-                await builder.stop(one)
+                await builder.stop(one, STOPPED)
             await self.end(first)
             await self.release()
             await self.end(second)
-        self.expect_failed(first)
+        self.expect_stopped(first)
         self.expect_built(second)
 
     # -- Steps -------------------------------------------------------------------------------
@@ -376,6 +379,12 @@ class BuilderSuite(PluginSuite):
         assert watch.failure is not None, "a build without an image must raise BuildFailed"
         assert watch.failure.message.strip(), "BuildFailed says why"
         assert watch.report.run_id is not None, "the run was not told"
+
+    def expect_stopped(self, watch: Watch) -> None:
+        """Fail the test unless the build failed for the reason that `stop` was given."""
+        self.expect_failed(watch)
+        assert watch.failure is not None
+        assert STOPPED in watch.failure.message, "all who watch are told why it was stopped"
 
     def expect_nothing_told(self, watch: Watch) -> None:
         """Fail the test unless the call returned without a word."""

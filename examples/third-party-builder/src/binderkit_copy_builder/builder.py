@@ -100,9 +100,9 @@ class CopyBuilder(Plugin):
         if not outcome.built:
             raise BuildFailed(outcome.message)
 
-    async def stop(self, request: BuildRequest) -> None:
+    async def stop(self, request: BuildRequest, reason: str) -> None:
         """Kill the run under way, with all that it started."""
-        await to_thread.run_sync(self._store.stop, request.name)
+        await to_thread.run_sync(self._store.stop, request.name, reason)
 
     async def _tell(self, name: str, run_id: str, report: Report) -> Outcome:
         reader = LogReader()

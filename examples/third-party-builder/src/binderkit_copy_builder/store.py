@@ -116,8 +116,8 @@ class Store:
                 if free:
                     fcntl.flock(lock, fcntl.LOCK_UN)
 
-    def stop(self, name: str) -> None:
-        """Kill the run under way; its log says so."""
+    def stop(self, name: str, reason: str) -> None:
+        """Kill the run under way; its log says why."""
         build = self._builds / name
         if not build.is_dir():
             return
@@ -130,7 +130,7 @@ class Store:
                     # leads its session: what it started dies with it.
                     os.killpg(current.pid, signal.SIGKILL)
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                self._end(log, current, "The build was stopped.")
+                self._end(log, current, reason)
                 shutil.rmtree(build / "work", ignore_errors=True)
             fcntl.flock(lock, fcntl.LOCK_UN)
 
