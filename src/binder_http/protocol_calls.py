@@ -76,6 +76,8 @@ class _Sending:
     method: str
     url: str
     body: bytes | None
+    values: dict[str, object]
+    """The parameters, and where they go; for the texts of errors."""
     headers: dict[str, str] = field(repr=False)
 
 
@@ -181,14 +183,15 @@ class _Base:
         except ValueError as error:
             raise failure(self.protocol, endpoint, MALFORMED, detail=str(error)) from None
         url = place.base + call.target
-        return _Sending(endpoint, place, call.method, url, call.body, headers)
+        shown = {**values, "host": place.host, "port": place.port}
+        return _Sending(endpoint, place, call.method, url, call.body, shown, headers)
 
     def _result(self, sending: _Sending, status: int, body: bytes) -> Any:
-        return interpret(self.protocol, sending.endpoint, status, body)
+        return interpret(self.protocol, sending.endpoint, status, body, sending.values)
 
     def _trouble(self, sending: _Sending, error: Exception) -> Failure:
         """Return the declared error for a request without a whole answer."""
-        place, endpoint = sending.place, sending.endpoint
+        place = sending.place
         match error:
             case TimeoutError() | httpx.TimeoutException():
                 name, detail, said = TIMEOUT, "", ""
@@ -200,15 +203,8 @@ class _Base:
                 name, detail, said = BAD_RESPONSE, _words(error), ""
             case _:
                 name, detail, said = GENERIC, "", f"the connection failed: {_words(error)}"
-        return failure(
-            self.protocol,
-            endpoint,
-            name,
-            detail=detail,
-            host=place.host,
-            port=place.port,
-            error=said,
-        )
+        values = {**sending.values, "error": said}
+        return failure(self.protocol, sending.endpoint, name, values, detail=detail)
 
 
 class ProtocolClient(_Base):

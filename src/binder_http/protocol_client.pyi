@@ -6,11 +6,34 @@ from typing import Any, Self, TypedDict
 
 import httpx
 
-from binder_core.protocol import Failure as Failure
-from binder_core.protocol import Protocol
-from binder_http.protocol_calls import BlockingProtocolClient as BlockingProtocolClient
-from binder_http.protocol_calls import Errors
-from binder_http.protocol_calls import ProtocolClient as ProtocolClient
+from binder_core.protocol import Failure, Protocol
+from binder_http.protocol_calls import BlockingProtocolClient, Errors, ProtocolClient
+
+__all__ = [
+    "AlreadyBuilding",
+    "BadDatabase",
+    "BadKubeRequest",
+    "BadQuery",
+    "BadRepoSource",
+    "BadResponse",
+    "BlockingClient",
+    "BlockingProtocolClient",
+    "Client",
+    "DoesNotExist",
+    "Failure",
+    "Generic",
+    "MalformedRequest",
+    "NoBuildInfo",
+    "NoDatabase",
+    "NoRecord",
+    "ProtocolClient",
+    "Refused",
+    "RegistryError",
+    "Timeout",
+    "Unauthorized",
+    "UnknownFailure",
+    "load",
+]
 
 def load(path: str | os.PathLike[str]) -> Protocol: ...
 

@@ -35,14 +35,17 @@ from typing import Any, Self, TypedDict
 
 import httpx
 
-from binder_core.protocol import Failure as Failure
-from binder_core.protocol import Protocol
-from binder_http.protocol_calls import BlockingProtocolClient as BlockingProtocolClient
-from binder_http.protocol_calls import Errors
-from binder_http.protocol_calls import ProtocolClient as ProtocolClient
+from binder_core.protocol import Failure, Protocol
+from binder_http.protocol_calls import BlockingProtocolClient, Errors, ProtocolClient
+
+__all__ = [
+{names}
+]
 
 def load(path: str | os.PathLike[str]) -> Protocol: ...
 """
+
+_NAMES: Final = ("BlockingClient", "BlockingProtocolClient", "Client", "Failure", "ProtocolClient")
 
 _CLIENT: Final = """\
 class {name}:
@@ -100,7 +103,9 @@ def stub(protocol: Protocol) -> str:
         )
         for blocking in (False, True)
     ]
-    return "\n".join([_HEAD, "\n".join(errors) + "\n", *typed, *groups, *clients])
+    names = sorted([*_NAMES, "load", *(class_name(name) for name in error_names(protocol))])
+    head = _HEAD.format(names="\n".join(f'    "{name}",' for name in names))
+    return "\n".join([head, "\n".join(errors) + "\n", *typed, *groups, *clients])
 
 
 def _class(group: Group, *, blocking: bool) -> str:

@@ -15,7 +15,7 @@ answers to it. The rules, each checked where the value is made:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeAlias
@@ -373,7 +373,7 @@ def placeholders(text: str) -> list[str]:
     return _PLACEHOLDER.findall(text)
 
 
-def filled(text: str, values: dict[str, object]) -> str:
+def filled(text: str, values: Mapping[str, object]) -> str:
     """Return the text with its placeholders filled in; what has no value leaves nothing."""
     return _PLACEHOLDER.sub(lambda found: str(values.get(found[1], "")), text)
 

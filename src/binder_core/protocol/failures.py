@@ -6,7 +6,9 @@ endpoints. The texts come from the declaration or from the server.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Final
 
 from binder_core.errors import BinderError
@@ -29,6 +31,9 @@ FALLBACKS: Final = (
     ErrorCase(GENERIC, None, "The request failed: {error}"),
 )
 """What every client can meet, for declarations without global errors of these names."""
+
+
+NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
 
 
 class Failure(BinderError):
@@ -85,10 +90,10 @@ def failure(
     protocol: Protocol,
     endpoint: Endpoint | None,
     name: str,
+    values: Mapping[str, object] = NOTHING,
     *,
     detail: str = "",
     message: str | None = None,
-    **values: object,
 ) -> Failure:
     """Return the exception for a declared error.
 
@@ -96,10 +101,9 @@ def failure(
         protocol: Where it is declared.
         endpoint: What was asked for; None where that is unknown.
         name: As declared.
+        values: For the placeholders of message and suggestions; ``name`` need not be among them.
         detail: What exactly is wrong, added to the declared message.
         message: What a server said, instead of the declared message.
-        values: For the placeholders of the message, ``-`` in their names as ``_``; ``name`` need
-            not be among them.
 
     Raises:
         KeyError: There is no such error.
@@ -108,8 +112,7 @@ def failure(
     if case is None:
         raise KeyError(name)
     asked = protocol.full_name(endpoint) if endpoint is not None else ""
-    given: dict[str, object] = {"name": asked}
-    given |= {key.replace("_", "-"): value for key, value in values.items()}
+    given = {"name": asked, **values}
     text = filled(case.msg, given) if message is None else message
     return failure_class(name)(
         f"{text}: {detail}" if detail else text,

@@ -39,6 +39,7 @@ from binder_core.protocol.failures import (
     FALLBACKS,
     GENERIC,
     MALFORMED,
+    NOTHING,
     declared,
     failure,
 )
@@ -96,7 +97,7 @@ def fill(protocol: Protocol, endpoint: Endpoint, values: Mapping[str, Value | No
             else:
                 segments.append("")
     except _Wrong as wrong:
-        raise failure(protocol, endpoint, MALFORMED, detail=str(wrong)) from None
+        raise failure(protocol, endpoint, MALFORMED, values, detail=str(wrong)) from None
     query = [(each.name, _text(given[each.name])) for each in endpoint.query if each.name in given]
     target = "/" + "/".join(segments)
     if query:
@@ -160,7 +161,13 @@ def parse(
         raise failure(protocol, endpoint, MALFORMED, detail=str(wrong)) from None
 
 
-def interpret(protocol: Protocol, endpoint: Endpoint, status: int, body: bytes) -> Any:
+def interpret(
+    protocol: Protocol,
+    endpoint: Endpoint,
+    status: int,
+    body: bytes,
+    values: Mapping[str, object] = NOTHING,
+) -> Any:
     """Return the result that an answer holds.
 
     Args:
@@ -168,6 +175,7 @@ def interpret(protocol: Protocol, endpoint: Endpoint, status: int, body: bytes) 
         endpoint: What was asked for.
         status: The answer's HTTP status.
         body: All of it.
+        values: What was asked, and of whom; for the texts of errors.
 
     Raises:
         Failure: The declared error that the answer names; ``badResponse`` for an answer that is
@@ -183,23 +191,24 @@ def interpret(protocol: Protocol, endpoint: Endpoint, status: int, body: bytes) 
     if status == endpoint.response.success.status:
         wrong = "it is not JSON" if not parsed else _misshapen(endpoint, told)
         if wrong:
-            raise failure(protocol, endpoint, BAD_RESPONSE, detail=wrong)
+            raise failure(protocol, endpoint, BAD_RESPONSE, values, detail=wrong)
         return told
     kind = told.get("type") if isinstance(told, dict) else None
     if isinstance(told, dict) and isinstance(kind, str) and declared(protocol, endpoint, kind):
         said = told.get("error")
         message = said if isinstance(said, str) and said else None
-        raise failure(protocol, endpoint, kind, message=message)
+        raise failure(protocol, endpoint, kind, values, message=message)
     for case in (*protocol.errors, *FALLBACKS):
         # A proxy may refuse a key or a request in its own words. No such guess beyond 499: there
         # is more than one reason for a 500.
         if case.status == status < 500:
-            raise failure(protocol, endpoint, case.name)
+            raise failure(protocol, endpoint, case.name, values)
     if not isinstance(told, dict):
         detail = f"status {status}, and it is no JSON object"
-        raise failure(protocol, endpoint, BAD_RESPONSE, detail=detail)
+        raise failure(protocol, endpoint, BAD_RESPONSE, values, detail=detail)
     shown = msgspec.json.encode(told).decode()[:_SHOWN]
-    raise failure(protocol, endpoint, GENERIC, error=f"status {status}, {shown}")
+    told_error = {**values, "error": f"status {status}, {shown}"}
+    raise failure(protocol, endpoint, GENERIC, told_error)
 
 
 def read_value(param: Param, text: str) -> Value:
