@@ -36,6 +36,12 @@ from binder_core.plugin import BackendUnavailable, BuildFailed, BuildRequest, Ph
 PLAYER = Path(__file__).with_name("play_server.py")
 
 
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    # Processes cost time: the suites run on asyncio, these tests on trio.
+    return "trio"
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
@@ -307,6 +313,7 @@ async def test_what_a_reboot_left_is_cleared_up_at_the_start(folder: Path) -> No
             tasks.cancel_scope.cancel()
         for process in processes_with(log.run_id):
             process.kill()
+        await until_there(lambda: not processes_with(log.run_id))
         half = Layout(folder / "cache").image(asked.image) / log.run_id
         assert half.exists()
     async with LocalBuilder(settings(folder)) as builder:

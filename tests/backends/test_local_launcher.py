@@ -29,6 +29,12 @@ TOKEN = "t0ken-that-nobody-guesses"
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    # Processes cost time: the suites run on asyncio, these tests on trio.
+    return "trio"
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path

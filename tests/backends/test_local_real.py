@@ -51,6 +51,11 @@ def settings(folder: Path, **changes: object) -> LocalSettings:
 
 
 @pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, BuildRequest, Log]]:
     """A cache, what was built in it, and the log of that."""
     folder = tmp_path_factory.mktemp("real")
@@ -82,10 +87,10 @@ def test_what_the_repository_declares_is_installed(
 
 @pytest.mark.anyio
 async def test_a_cell_runs_in_the_environment(
-    built: tuple[Path, BuildRequest, Log], anyio_backend: str
+    built: tuple[Path, BuildRequest, Log],
 ) -> None:
     folder, asked, _ = built
-    state = folder / f"state-{anyio_backend}"
+    state = folder / "state"
     launching = LocalLaunchSettings(cache_dir=str(folder / "cache"), state_dir=str(state))
     async with LocalLauncher(launching) as launcher:
         url = await launcher.launch(LaunchRequest("real", asked.image, TOKEN), Quiet())
@@ -120,7 +125,8 @@ def run_cell(url: str, code: str) -> str:
                 printed += reply["content"]["text"]
             if reply["msg_type"] == "error":
                 printed += "\n".join(reply["content"]["traceback"])
-            if reply["msg_type"] == "execute_reply":
+            # On the channel of what is printed this comes last; execute_reply comes on another.
+            if reply["content"].get("execution_state") == "idle":
                 return printed
 
 

@@ -26,7 +26,7 @@ from binder_core.testing import BuilderSuite, LauncherSuite
 
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
-    # Trio has its turn in the other tests: processes cost time.
+    # Processes cost time: trio has its turn in the other tests.
     return "asyncio"
 
 
