@@ -1,12 +1,13 @@
 # make launch   the example repository, from a clone to a running notebook
 # make test     all checks and tests
 # make check    formatting, lint, types, layers only
+# make bench    what streams, launches and lines cost; about five minutes (docs/benchmarks.md)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: launch test check format clean
+.PHONY: launch test check format bench clean
 
 launch: $(VENV)/.installed
 	@$(BIN)/python examples/launch.py
@@ -24,6 +25,9 @@ format: $(VENV)/.tested
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench: $(VENV)/.benched
+	$(BIN)/python -m benchmarks --out build/bench
+
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
 
@@ -38,4 +42,8 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/pip
 
 $(VENV)/.tested: pyproject.toml | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --editable '.[server,local,client]' --group dev
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.benched: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --editable '.[server,local]' --group bench
 	@touch $@ $(VENV)/.installed

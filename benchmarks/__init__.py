@@ -1,0 +1,1 @@
+"""What streams, launches and lines cost, as ratios to servers that do nothing else."""
