@@ -46,18 +46,20 @@ class BuildRecord:
     """Which repository that is, however it was given."""
     started: float
     provider: str
-    """With `spec`: what it was resolved to."""
-    spec: str
+    """The prefix of the provider that knew it."""
     build_name: str
-    """With the next three: see `binder_core.plugin.BuildRequest`."""
+    """With the next four: see `binder_core.plugin.BuildRequest`."""
     image: str
     repo_url: str
     ref: str
+    content_provider: str
     status: BuildStatus = BuildStatus.PENDING
     phase: str = "waiting"
     message: str = ""
     """Why it failed."""
     ended: float | None = None
+    run: str = ""
+    """The run of the builder's that is this build, once there is one; see `Report.started`."""
     owner: str = ""
     """The server that follows it."""
     lease: float = 0.0
@@ -75,12 +77,6 @@ class TemplateRecord:
     """See `BuildRecord.source`."""
     repo_url: str
     ref: str
-    port: int
-    memory: str
-    """A limit, as ``1G``; empty: that of the launcher."""
-    cpu: str
-    """A limit, in CPUs; empty: that of the launcher."""
-    services: tuple[str, ...] = ()
     registered: float
 
 

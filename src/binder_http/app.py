@@ -15,6 +15,8 @@ from binder_http.api import Api
 from binder_http.config import Config, Server
 from binder_http.late import LateAsker
 from binder_http.metrics import Metrics
+from binder_http.protocol_api import PREFIXES, ProtocolApi
+from binder_http.recording import Recorder
 from binder_http.security import BuildTokens, Guard
 from binder_http.security import guard as guard_of
 
@@ -33,6 +35,7 @@ PATHS: Final[Mapping[str, str]] = {
 }
 """The routes: to each the method of `Api` that answers it."""
 
+_ANY: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _MOST_BODY_BYTES: Final = 65536
 _GITHUB_API: Final = "api.github.com"
 
@@ -102,13 +105,16 @@ def create_app(
             async with assembly.opened(made, asker):
                 yield
 
+    guard = guard_of(config, assembly.access_token(config))
+    if config.protocol.enabled:
+        _serve_protocol(app, config, binder, guard)
     names = {"builder": config.builder.kind}
     if config.launcher is not None:
         names["launcher"] = config.launcher.kind
     api = Api(
         binder,
         server=config.server,
-        guard=guard_of(config, assembly.access_token(config)),
+        guard=guard,
         build_tokens=BuildTokens(
             assembly.signing_key(config), config.security.build_token_lifetime
         ),
@@ -135,6 +141,31 @@ def make_metrics(config: Config, asker: LateAsker) -> Metrics | None:
         return limit.remaining if limit else None
 
     return Metrics(repo_label=config.metrics.repo_label, rate_limit=github)
+
+
+def _serve_protocol(app: Quart, config: Config, binder: Binder, guard: Guard) -> None:
+    """Add the older Binder protocol."""
+    recorder = Recorder(
+        binder,
+        lambda: assembly.make_store(config),
+        config.records,
+        early=config.store is not None,
+    )
+    api = ProtocolApi(recorder, config.protocol, guard)
+
+    @app.while_serving
+    async def recording() -> AsyncGenerator[None]:
+        async with recorder:
+            yield
+
+    base = config.server.prefix
+    app.url_map.converters["binder_rest"] = _Rest
+    app.add_url_rule(f"{base}/builds/<name>/log", "protocol_log", api.log, methods=["GET"])
+    for prefix in PREFIXES:
+        path = f"{base}/{prefix}"
+        if f"/{prefix}" not in PATHS:
+            app.add_url_rule(path, "protocol", api.answer, methods=_ANY)
+        app.add_url_rule(f"{path}/<binder_rest:rest>", "protocol", api.answer, methods=_ANY)
 
 
 def _blueprint(api: Api, name: str) -> Blueprint:

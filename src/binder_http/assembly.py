@@ -15,7 +15,7 @@ from typing import Final
 
 from binder_core.engine import Binder, Observer, discovery
 from binder_core.errors import ConfigError
-from binder_core.plugin import Asker, Launcher, Provider
+from binder_core.plugin import Asker, Launcher, Provider, Store
 from binder_http.config import Config
 from binder_http.late import LateAsker
 
@@ -90,6 +90,21 @@ async def opened(binder: Binder, asker: LateAsker) -> AsyncGenerator[None]:
         await stack.enter_async_context(asker)
         await stack.enter_async_context(binder)
         yield
+
+
+# -- Records -------------------------------------------------------------------------------------
+
+
+def make_store(config: Config) -> Store:
+    """Return the store of records; not opened yet. It may take long to import.
+
+    Raises:
+        BackendUnavailable: A library that it needs is missing.
+    """
+    plugin = discovery.find(discovery.STORES, config.records.kind)
+    settings = plugin.Settings() if config.store is None else config.store
+    store: Store = plugin(settings, state_dir(config))
+    return store
 
 
 # -- Keys ----------------------------------------------------------------------------------------

@@ -261,6 +261,78 @@ def config(
         click.echo(render(load(config_file, flags=flags)), nl=False)
 
 
+@main.group()
+def keys() -> None:
+    """API keys of this server's older protocol."""
+
+
+@keys.command("create")
+@click.argument("name", default="")
+@_configured
+def create_key(name: str, **given: Any) -> None:
+    """Make a key, and print it: it is told only this once.
+
+    NAME is for people: whose key it is. A running server takes it at once.
+    """
+    from binder_http import cli_records
+
+    _recorded(given, lambda store: cli_records.create_key(store, name))
+
+
+@keys.command("list")
+@_configured
+def list_keys(**given: Any) -> None:
+    """List all keys, without their secrets."""
+    from binder_http import cli_records
+
+    _recorded(given, cli_records.list_keys)
+
+
+@keys.command("revoke")
+@click.argument("key_id", metavar="ID")
+@_configured
+def revoke_key(key_id: str, **given: Any) -> None:
+    """Make a key good for nothing, from now on."""
+    from binder_http import cli_records
+
+    _recorded(given, lambda store: cli_records.revoke_key(store, key_id))
+
+
+@main.group()
+def db() -> None:
+    """The database of records: builds, templates, deployments."""
+
+
+@db.command()
+@_configured
+def upgrade(**given: Any) -> None:
+    """Bring the tables up to date. A server does so by itself when it opens the database."""
+    from binder_http import cli_records
+
+    _recorded(given, cli_records.upgraded)
+
+
+@db.command("remove-template")
+@click.argument("name")
+@_configured
+def remove_template(name: str, **given: Any) -> None:
+    """Forget a template: nothing can be launched from it any more."""
+    from binder_http import cli_records
+
+    _recorded(given, lambda store: cli_records.remove_template(store, name))
+
+
+def _recorded(given: dict[str, Any], work: Callable[[Any], Any]) -> None:
+    """Print what `work` says, done on the database of the configuration that was `given`."""
+    named = {"builder.kind": given["builder"], "launcher.kind": given["launcher"]}
+    flags = _flags(given["settings"], named)
+    with _errors():
+        from binder_http.cli_records import run
+        from binder_http.config import load
+
+        click.echo(run(load(given["config_file"], flags=flags), work))
+
+
 def _flags(settings: tuple[str, ...], named: dict[str, Any]) -> dict[str, Any]:
     flags = {key: value for key, value in named.items() if value is not None}
     for setting in settings:

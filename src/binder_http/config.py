@@ -36,6 +36,7 @@ NO_LAUNCHER: Final = "none"
 """The kind of launcher that is none: this server only builds."""
 
 _LOCAL: Final = "local"
+_SQL: Final = "sql"
 
 Secret = Annotated[str, Meta(extra={"secret": True})]
 """A setting that is never shown."""
@@ -133,6 +134,19 @@ class Metrics(_Section, frozen=True):
     """Whether counts are kept by repository: 10,000 of them make a page of megabytes."""
 
 
+class Older(_Section, frozen=True):
+    """The older Binder protocol: its routes, and what its templates say."""
+
+    enabled: bool = True
+    """Whether it is served. Nothing is opened before its first request."""
+    template_port: _Port = 8888
+    """The port that templates name."""
+    template_memory: str = ""
+    """The limit that templates name, as ``1G``; empty: none."""
+    template_cpu: Annotated[float, Meta(ge=0)] = 0.0
+    """The limit that templates name, in CPUs; 0: none."""
+
+
 class Chosen(_Section, frozen=True):
     """A plug-in, and its settings."""
 
@@ -149,6 +163,19 @@ class BuilderChoice(Chosen, frozen=True):
     """What image names start with: a registry, and a path in it."""
 
 
+class Records(_Section, frozen=True):
+    """Where records are kept, and for how long."""
+
+    kind: str = _SQL
+    """The store: the name of its entry point."""
+    keep_for: Annotated[float, Meta(gt=0)] = 90 * 86400.0
+    """Seconds for which ended builds and deployments are kept."""
+    keep_log_bytes: _Bytes = 2**30
+    """How much of logs is kept, compressed: the oldest ones go first."""
+    lease: Annotated[float, Meta(gt=0)] = 30.0
+    """Seconds after which another server goes on with what a server that died was following."""
+
+
 class Config(_Section, frozen=True):
     """All settings."""
 
@@ -157,6 +184,11 @@ class Config(_Section, frozen=True):
     metrics: Metrics
     limits: Limits
     asker: AskerSettings
+    protocol: Older
+    records: Records
+    store: msgspec.Struct | None
+    """The settings of the store. None: nothing was given, and the store is not even imported before
+    it is needed."""
     builder: BuilderChoice
     launcher: Chosen | None
     providers: dict[str, Chosen]
@@ -180,8 +212,9 @@ _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "metrics": Metrics,
     "limits": Limits,
     "asker": AskerSettings,
+    "protocol": Older,
 }
-_ALL: Final = (*_SECTIONS, "builder", "launcher", "providers")
+_ALL: Final = (*_SECTIONS, "records", "builder", "launcher", "providers")
 
 
 def load(
@@ -214,12 +247,16 @@ def load(
             raise ConfigError(f"{key}: expected a table, got {value.value!r} ({value.where})")
         sections[key] = value
     builder = _builder(sections["builder"])
+    records, store = _records(sections["records"])
     return Config(
         server=fill(Server, sections["server"], "server"),
         security=fill(Security, sections["security"], "security"),
         metrics=fill(Metrics, sections["metrics"], "metrics"),
         limits=fill(Limits, sections["limits"], "limits"),
         asker=fill(AskerSettings, sections["asker"], "asker"),
+        protocol=fill(Older, sections["protocol"], "protocol"),
+        records=records,
+        store=store,
         builder=builder,
         launcher=_launcher(sections["launcher"], builder.kind),
         providers=_providers(sections["providers"]),
@@ -229,6 +266,9 @@ def load(
 def effective(config: Config) -> dict[str, Any]:
     """Return the configuration as it would stand in the file, secrets replaced by ``***``."""
     made: dict[str, Any] = {name: shown(getattr(config, name)) for name in _SECTIONS}
+    made["records"] = shown(config.records)
+    if config.store is not None:
+        made["records"][config.records.kind] = shown(config.store)
     builder = config.builder
     made["builder"] = {
         "kind": builder.kind,
@@ -324,7 +364,7 @@ class _BuilderKeys(_Choice, frozen=True, kw_only=True):
     image_prefix: str = ""
 
 
-_ChoiceT = TypeVar("_ChoiceT", bound=_Choice)
+_KeysT = TypeVar("_KeysT", bound=msgspec.Struct)
 
 
 def _builder(given: Tree) -> BuilderChoice:
@@ -332,6 +372,14 @@ def _builder(given: Tree) -> BuilderChoice:
     kind = keys.kind or _LOCAL
     settings = _settings(discovery.BUILDERS, kind, tables.get(kind, {}), "builder")
     return BuilderChoice(kind=kind, settings=settings, image_prefix=keys.image_prefix)
+
+
+def _records(given: Tree) -> tuple[Records, msgspec.Struct | None]:
+    records, tables = _split(given, Records, "records", discovery.STORES)
+    kind = records.kind
+    if kind == _SQL and kind not in tables:
+        return records, None
+    return records, _settings(discovery.STORES, kind, tables.get(kind, {}), "records")
 
 
 def _launcher(given: Tree, builder: str) -> Chosen | None:
@@ -352,8 +400,8 @@ def _launcher(given: Tree, builder: str) -> Chosen | None:
 
 
 def _split(
-    given: Tree, keys: type[_ChoiceT], section: str, group: str
-) -> tuple[_ChoiceT, dict[str, Tree]]:
+    given: Tree, keys: type[_KeysT], section: str, group: str
+) -> tuple[_KeysT, dict[str, Tree]]:
     """Return a section's own keys and the tables of its plug-ins.
 
     Tables of plug-ins that are not chosen may stand there; they have to be installed ones.

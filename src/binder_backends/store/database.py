@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -150,6 +151,9 @@ async def upgrade(engine: AsyncEngine) -> tuple[str | None, str]:
     """
     async with writing(engine) as connection:
         return await connection.run_sync(_upgrade)
+
+
+logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def _upgrade(connection: Connection) -> tuple[str | None, str]:

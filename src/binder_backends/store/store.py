@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
+from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, ClassVar, Final, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -42,7 +45,28 @@ _STATUSES: Final[dict[type, type[BuildStatus | DeploymentStatus]]] = {
 }
 _REPLACED: Final = "The build was stopped: it was asked for anew."
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 _R = TypeVar("_R", BuildRecord, TemplateRecord, DeploymentRecord, KeyRecord)
+
+
+def _whole(
+    method: Callable[Concatenate[SqlStore, _P], Awaitable[_T]],
+) -> Callable[Concatenate[SqlStore, _P], Coroutine[Any, Any, _T]]:
+    """Make a method go on to its end, although whoever called it is cancelled.
+
+    A client that leaves would break a statement off, and with it the connection: what is under way
+    is bounded by the timeout instead.
+    """
+
+    @wraps(method)
+    async def call(self: SqlStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        task = asyncio.ensure_future(method(self, *args, **kwargs))
+        self.under_way.add(task)
+        task.add_done_callback(self.under_way.discard)
+        return await asyncio.shield(task)
+
+    return call
 
 
 class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -69,6 +93,8 @@ class SqlStore:
         self._settings = settings
         self._file = state_dir / _FILE
         self._engine: AsyncEngine
+        self.under_way: set[asyncio.Future[Any]] = set()
+        """Statements that somebody waits for, or did."""
 
     async def __aenter__(self) -> Self:
         """Open the database, and bring its tables up to date."""
@@ -96,9 +122,12 @@ class SqlStore:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close all connections."""
+        """Close all connections, once nothing is under way."""
+        if self.under_way:
+            await asyncio.wait(self.under_way)
         await self._engine.dispose()
 
+    @_whole
     async def check(self) -> None:
         """Return if the database answers."""
         async with reading(self._engine) as connection:
@@ -106,19 +135,23 @@ class SqlStore:
 
     # -- API keys ---------------------------------------------------------------------------------
 
+    @_whole
     async def add_key(self, key: KeyRecord) -> None:
         """Keep a key."""
         async with writing(self._engine) as connection:
             await connection.execute(insert(keys).values(**_values(key)))
 
+    @_whole
     async def key(self, key_id: str) -> KeyRecord | None:
         """Return a key."""
         return await self._one(KeyRecord, select(keys).where(keys.c.id == key_id))
 
+    @_whole
     async def keys(self) -> list[KeyRecord]:
         """Return all keys, oldest first."""
         return await self._all(KeyRecord, select(keys).order_by(keys.c.created, keys.c.id))
 
+    @_whole
     async def revoke_key(self, key_id: str, now: float) -> bool:
         """Make a key good for nothing."""
         async with writing(self._engine) as connection:
@@ -131,6 +164,7 @@ class SqlStore:
 
     # -- Builds -----------------------------------------------------------------------------------
 
+    @_whole
     async def add_build(self, build: BuildRecord, *, replacing: str | None = None) -> bool:
         """Keep a new, live build."""
         try:
@@ -150,11 +184,13 @@ class SqlStore:
             raise
         return True
 
+    @_whole
     async def build(self, name: str) -> BuildRecord | None:
         """Return the newest build of a name."""
         newest = select(builds).where(builds.c.name == name).order_by(builds.c.number.desc())
         return await self._one(BuildRecord, newest.limit(1))
 
+    @_whole
     async def builds(self) -> list[BuildRecord]:
         """Return the newest build of each name, newest first."""
         newest = select(func.max(builds.c.number)).group_by(builds.c.name)
@@ -163,22 +199,27 @@ class SqlStore:
             select(builds).where(builds.c.number.in_(newest)).order_by(builds.c.number.desc()),
         )
 
-    async def keep_build(
-        self, build_id: str, *, owner: str, status: BuildStatus, phase: str, lease: float
-    ) -> bool:
+    @_whole
+    async def keep_build(self, build: BuildRecord) -> bool:
         """Note how a live build goes on."""
         async with writing(self._engine) as connection:
             done = await connection.execute(
                 update(builds)
                 .where(
-                    builds.c.id == build_id,
-                    builds.c.owner == owner,
+                    builds.c.id == build.id,
+                    builds.c.owner == build.owner,
                     builds.c.status.in_(_LIVE),
                 )
-                .values(status=status.value, phase=phase, lease=lease)
+                .values(
+                    status=build.status.value,
+                    phase=build.phase,
+                    run=build.run,
+                    lease=build.lease,
+                )
             )
             return done.rowcount > 0
 
+    @_whole
     async def end_build(self, build_id: str, ending: Ending) -> bool:
         """Keep a build's end, log and template."""
         async with writing(self._engine) as connection:
@@ -200,6 +241,7 @@ class SqlStore:
                 await connection.execute(insert(templates).values(**made))
             return first
 
+    @_whole
     async def log(self, name: str, build_id: str | None = None) -> bytes | None:
         """Return the log of a build."""
         found = (
@@ -215,6 +257,7 @@ class SqlStore:
             data: bytes | None = (await connection.execute(found)).scalar()
             return data
 
+    @_whole
     async def claim_builds(self, owner: str, now: float, lease: float) -> list[BuildRecord]:
         """Make all live builds `owner`'s whose lease is over."""
         stale = builds.c.status.in_(_LIVE) & (builds.c.lease < now)
@@ -222,14 +265,17 @@ class SqlStore:
 
     # -- Templates --------------------------------------------------------------------------------
 
+    @_whole
     async def template(self, name: str) -> TemplateRecord | None:
         """Return a template."""
         return await self._one(TemplateRecord, select(templates).where(templates.c.name == name))
 
+    @_whole
     async def templates(self) -> list[TemplateRecord]:
         """Return all templates, by name."""
         return await self._all(TemplateRecord, select(templates).order_by(templates.c.name))
 
+    @_whole
     async def remove_template(self, name: str) -> bool:
         """Forget a template."""
         async with writing(self._engine) as connection:
@@ -238,11 +284,13 @@ class SqlStore:
 
     # -- Deployments ------------------------------------------------------------------------------
 
+    @_whole
     async def add_deployment(self, deployment: DeploymentRecord) -> None:
         """Keep a new deployment."""
         async with writing(self._engine) as connection:
             await connection.execute(insert(deployments).values(**_values(deployment)))
 
+    @_whole
     async def deployment(self, template: str, deployment_id: str) -> DeploymentRecord | None:
         """Return a deployment."""
         return await self._one(
@@ -252,6 +300,7 @@ class SqlStore:
             ),
         )
 
+    @_whole
     async def deployments(self, template: str | None = None) -> list[DeploymentRecord]:
         """Return those that have not ended, oldest first."""
         found = select(deployments).where(deployments.c.status != _ENDED)
@@ -261,6 +310,7 @@ class SqlStore:
             DeploymentRecord, found.order_by(deployments.c.started, deployments.c.id)
         )
 
+    @_whole
     async def change_deployment(self, deployment: DeploymentRecord) -> None:
         """Note what changed of one that has not ended."""
         async with writing(self._engine) as connection:
@@ -276,6 +326,7 @@ class SqlStore:
                 )
             )
 
+    @_whole
     async def claim_deployments(
         self, owner: str, now: float, lease: float
     ) -> list[DeploymentRecord]:
@@ -285,6 +336,7 @@ class SqlStore:
 
     # -- Retention --------------------------------------------------------------------------------
 
+    @_whole
     async def sweep(self, *, before: float, keep_bytes: int) -> None:
         """Forget what is old, and the oldest logs beyond so many bytes."""
         newer = (
@@ -337,8 +389,6 @@ def _values(record: Any) -> dict[str, Any]:
     values = asdict(record)
     if "status" in values:
         values["status"] = values["status"].value
-    if "services" in values:
-        values["services"] = list(values["services"])
     return values
 
 
@@ -347,6 +397,4 @@ def _record(kind: type[_R], row: Row[Any]) -> _R:
     values.pop("number", None)
     if (statuses := _STATUSES.get(kind)) is not None:
         values["status"] = statuses(values["status"])
-    if "services" in values:
-        values["services"] = tuple(values["services"])
     return kind(**values)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from sqlalchemy import (
-    JSON,
     Column,
     Float,
     ForeignKey,
@@ -44,15 +43,16 @@ builds = Table(
     Column("source", Text, nullable=False),
     Column("started", Float(53), nullable=False),
     Column("provider", Text, nullable=False),
-    Column("spec", Text, nullable=False),
     Column("build_name", Text, nullable=False),
     Column("image", Text, nullable=False),
     Column("repo_url", Text, nullable=False),
     Column("ref", Text, nullable=False),
+    Column("content_provider", Text, nullable=False),
     Column("status", String(16), nullable=False),
     Column("phase", String(16), nullable=False),
     Column("message", Text, nullable=False),
     Column("ended", Float(53), index=True),
+    Column("run", String(64), nullable=False),
     Column("owner", Text, nullable=False),
     Column("lease", Float(53), nullable=False),
     # Of several builds of a name at most one is live, whichever servers are asked at once.
@@ -77,10 +77,6 @@ templates = Table(
     Column("source", Text, nullable=False),
     Column("repo_url", Text, nullable=False),
     Column("ref", Text, nullable=False),
-    Column("port", Integer, nullable=False),
-    Column("memory", Text, nullable=False),
-    Column("cpu", Text, nullable=False),
-    Column("services", JSON, nullable=False),
     Column("registered", Float(53), nullable=False),
 )
 

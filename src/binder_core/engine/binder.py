@@ -240,16 +240,15 @@ class Binder:
                     yield beat
             launch = self._new_launch(resolved)
             if cursor is None and looked.result():
-                found = Built(message=f"Found built image {image}\n", image=image)
-                yield [Told(found, self._signer.launch_id(launch, request.text))]
+                yield [Told(_found(image), self._signer.launch_id(launch, request.text))]
             else:
-                job = self._join(request, resolved, image, looked, cursor)
-                try:
-                    async with aclosing(self._pull(job.reader(cursor))) as batches:
-                        async for batch in batches:
-                            yield batch
-                finally:
-                    self._jobs.leave(job)
+                build = replace(
+                    _build_request(resolved, image), follow=cursor.run_id if cursor else None
+                )
+                job = self._join(build, looked, request.provider)
+                async with aclosing(self._watch(job, cursor)) as batches:
+                    async for batch in batches:
+                        yield batch
                 if not job.built:
                     return
             cursor = launch
@@ -274,20 +273,18 @@ class Binder:
                     raise _Draining
                 await source.bell.wait()
 
-    def _join(
-        self,
-        request: Request,
-        resolved: Resolved,
-        image: str,
-        looked: Flight[bool],
-        cursor: LogCursor | None,
-    ) -> BuildJob:
-        build = replace(
-            _build_request(resolved, image),
-            follow=cursor.run_id if cursor else None,
-            image_exists=looked.result(),
-        )
-        return self._jobs.join(build, looked=looked.began, provider=request.provider)
+    async def _watch(self, job: BuildJob, cursor: LogCursor | None) -> AsyncGenerator[Batch]:
+        """Yield what is told of a build that was joined, and leave it."""
+        try:
+            async with aclosing(self._pull(job.reader(cursor))) as batches:
+                async for batch in batches:
+                    yield batch
+        finally:
+            self._jobs.leave(job)
+
+    def _join(self, build: BuildRequest, looked: Flight[bool], provider: str) -> BuildJob:
+        build = replace(build, image_exists=looked.result())
+        return self._jobs.join(build, looked=looked.began, provider=provider)
 
     def _launch(
         self, request: Request, resolved: Resolved, image: str, cursor: LaunchCursor
@@ -333,6 +330,35 @@ class Binder:
         resolved = await self._resolve(provider, provider.parse(request.spec))
         image = naming.image_name(self._image_prefix, resolved.slug, resolved.ref)
         return Plan(resolved, _build_request(resolved, image))
+
+    async def build(self, build: BuildRequest, provider: str) -> AsyncGenerator[Batch]:
+        """Yield the events of a build alone, and heartbeats (empty).
+
+        The last event is `Built` or `Failed`. Without one it ends where this server is shutting
+        down. Close it when nobody watches any more; the build goes on.
+
+        Args:
+            build: See `plan`. If it names a run to follow, that one is told from its first line
+                while it is known.
+            provider: For the observer.
+        """
+        cursor = LogCursor(build.follow, 0) if build.follow is not None else None
+        try:
+            looked = self._jobs.once(("image", build.image), lambda: self._exists(build.image))
+            async with aclosing(self._pull(looked)) as beats:
+                async for beat in beats:
+                    yield beat
+            if cursor is None and looked.result():
+                yield [Told(_found(build.image))]
+                return
+            job = self._join(build, looked, provider)
+            async with aclosing(self._watch(job, cursor)) as batches:
+                async for batch in batches:
+                    yield batch
+        except _Draining:
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it is, who watches hears of it
+            yield [Told(failed_event(error), END)]
 
     def new_server_name(self, slug: str) -> str:
         """Return a name that no server has.
@@ -525,6 +551,10 @@ class Binder:
             else:
                 checks.append(Check(service, ok=True))
         return checks
+
+
+def _found(image: str) -> Built:
+    return Built(message=f"Found built image {image}\n", image=image)
 
 
 def _build_request(resolved: Resolved, image: str) -> BuildRequest:

@@ -32,15 +32,16 @@ def upgrade() -> None:
         sa.Column("source", sa.Text, nullable=False),
         sa.Column("started", sa.Float(53), nullable=False),
         sa.Column("provider", sa.Text, nullable=False),
-        sa.Column("spec", sa.Text, nullable=False),
         sa.Column("build_name", sa.Text, nullable=False),
         sa.Column("image", sa.Text, nullable=False),
         sa.Column("repo_url", sa.Text, nullable=False),
         sa.Column("ref", sa.Text, nullable=False),
+        sa.Column("content_provider", sa.Text, nullable=False),
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("phase", sa.String(16), nullable=False),
         sa.Column("message", sa.Text, nullable=False),
         sa.Column("ended", sa.Float(53), index=True),
+        sa.Column("run", sa.String(64), nullable=False),
         sa.Column("owner", sa.Text, nullable=False),
         sa.Column("lease", sa.Float(53), nullable=False),
     )
@@ -72,10 +73,6 @@ def upgrade() -> None:
         sa.Column("source", sa.Text, nullable=False),
         sa.Column("repo_url", sa.Text, nullable=False),
         sa.Column("ref", sa.Text, nullable=False),
-        sa.Column("port", sa.Integer, nullable=False),
-        sa.Column("memory", sa.Text, nullable=False),
-        sa.Column("cpu", sa.Text, nullable=False),
-        sa.Column("services", sa.JSON, nullable=False),
         sa.Column("registered", sa.Float(53), nullable=False),
     )
     op.create_table(
