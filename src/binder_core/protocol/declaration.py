@@ -375,7 +375,14 @@ def placeholders(text: str) -> list[str]:
 
 def filled(text: str, values: Mapping[str, object]) -> str:
     """Return the text with its placeholders filled in; what has no value leaves nothing."""
-    return _PLACEHOLDER.sub(lambda found: str(values.get(found[1], "")), text)
+
+    def fill_in(found: re.Match[str]) -> str:
+        value = values.get(found[1])
+        if isinstance(value, bool):  # as it is typed
+            return str(value).lower()
+        return "" if value is None else str(value)
+
+    return _PLACEHOLDER.sub(fill_in, text)
 
 
 def _overlap(one: Endpoint, other: Endpoint) -> bool:
