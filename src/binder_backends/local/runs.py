@@ -21,7 +21,7 @@ import psutil
 from binder_backends.local.layout import Layout
 from binder_backends.local.locking import Lock
 from binder_backends.runner import LocalRecipe, RunnerOptions
-from binder_backends.runner.local import read_built, remove_tree
+from binder_backends.runner.local import read_built, remove_image
 from binder_backends.runner.performing import read_reason
 from binder_backends.runner.processes import descendants, find, kill_all, marked, runs
 from binder_core.plugin import LogReader, Outcome, encode_log
@@ -190,7 +190,7 @@ class Runs:
         built = read_built(self._layout.built_file(made.image)) if made else None
         exists = built is not None and built.run_id == run_id
         if made and not exists:
-            remove_tree(Path(made.folder))
+            remove_image(Path(made.folder))
         # Behind a line that was cut off in the middle, which counts as well.
         number = _last_number(self.log(run_id)) + 2
         reason = "" if exists else read_reason(self._file(run_id, "stop")) or reason

@@ -62,7 +62,7 @@ def local(recipe: LocalRecipe) -> Recipe:
         ) from error
     finally:
         if not done:
-            remove_tree(folder)
+            remove_image(folder)
 
 
 def _make(recipe: LocalRecipe, folder: Path) -> Recipe:
@@ -80,6 +80,13 @@ def _make(recipe: LocalRecipe, folder: Path) -> Recipe:
     half = folder / "built.json"
     half.write_bytes(msgspec.json.encode(built))
     half.replace(recipe.built_file)
+
+
+def remove_image(folder: Path) -> None:
+    """Remove what a run made of an image, and the folder around it if no other run is in there."""
+    remove_tree(folder)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
 
 
 def remove_tree(folder: Path) -> None:

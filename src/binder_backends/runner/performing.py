@@ -132,7 +132,7 @@ class Performer:
             for read, write in pipes:
                 os.close(read)
                 os.close(write)
-            return StepResult(step, 127, (_said(error),))
+            return StepResult(step, 127, (_not_started(step.argv[0], error),))
         for _, write in pipes:
             os.close(write)
         selector = selectors.DefaultSelector()
@@ -219,6 +219,15 @@ def _pipe() -> tuple[int, int]:
         with contextlib.suppress(OSError):  # the user's limit for pipes is used up
             fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     return read, write
+
+
+def _not_started(program: str, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError) and Path(program).exists():
+        return (
+            "It is there, but its first line names a program that is not there"
+            " (or its lines end as those of Windows do)."
+        )
+    return _said(error)
 
 
 def _said(error: Exception) -> str:

@@ -40,7 +40,9 @@ class _Source:
         if self._torn:
             self._torn = False
             self.splitter = Splitter()
-            data = data[data.find(b"\n") + 1 :]
+            begin = data.find(b"\n") + 1
+            lost += begin > 0  # the line that was torn
+            data = data[begin:]
         return data, lost
 
     def _shorten(self, limit: int) -> int:
