@@ -43,8 +43,9 @@ def database_url(given: str, default: Path) -> URL:
         return URL.create("sqlite+aiosqlite", database=str(default))
     try:
         url = make_url(given)
-    except ArgumentError as error:
-        raise BackendUnavailable(_NO_URL) from error
+    except (ArgumentError, ValueError):
+        # Not even as its cause: the message may hold the password.
+        raise BackendUnavailable(_NO_URL) from None
     kind = url.drivername.partition("+")[0]
     if kind not in _DRIVERS:
         raise BackendUnavailable(_NO_URL)
