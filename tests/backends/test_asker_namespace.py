@@ -7,9 +7,9 @@ the process that has it.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,11 +33,11 @@ def _in_namespace(*command: str, timeout: float) -> subprocess.CompletedProcess[
 
 @pytest.mark.real
 @pytest.mark.skipif(NAMESPACE, reason="this is inside already")
-def test_in_a_namespace_of_its_own() -> None:
-    if not shutil.which("unshare") or not shutil.which("ip"):
-        pytest.skip("needs unshare and ip")
-    if _in_namespace("true", timeout=10).returncode:
-        pytest.skip("may not make a network namespace")
+def test_in_a_namespace_of_its_own(require: Callable[..., str]) -> None:
+    require("unshare", "apt-get install util-linux")
+    require("ip", "apt-get install iproute2")
+    allowed = _in_namespace("true", timeout=10).returncode == 0
+    require("a network namespace", "run as root", there=allowed)
     tests = [str(HERE / f"test_asker{name}.py") for name in ("_hostile", "_git")]
     done = _in_namespace(
         sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, timeout=300

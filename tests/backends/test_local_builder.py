@@ -147,7 +147,7 @@ BAD = {
     ),
     "shebang": (
         {"postBuild": "#!/no/such/shell\n"},
-        ["Running postBuild failed", "No such file"],
+        ["Running postBuild failed", "its first line names a program that is not there"],
     ),
     "killed": (
         {"postBuild": "kill -9 $$\n"},

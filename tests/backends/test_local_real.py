@@ -22,7 +22,7 @@ from binder_backends.local import (
 )
 from binder_core.plugin import BuildFailed, BuildRequest, LaunchRequest
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("package_index")]
 
 FILES = {
     "requirements.txt": "six==1.17.0\n",
@@ -56,7 +56,9 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, BuildRequest, Log]]:
+def built(
+    package_index: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, BuildRequest, Log]]:
     """A cache, what was built in it, and the log of that."""
     folder = tmp_path_factory.mktemp("real")
     repo = directory(folder, FILES)

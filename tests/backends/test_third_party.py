@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "third-party-builder"
 
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(shutil.which("uv") is None, reason="needs uv"),
-]
+pytestmark = pytest.mark.real
 
 
 def run(*arguments: str | Path, at: Path) -> str:
@@ -32,12 +29,15 @@ def run(*arguments: str | Path, at: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def python(
+    package_index: None, require: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The Python of a new virtual environment that holds binderkit and the example."""
     folder = tmp_path_factory.mktemp("third-party")
-    run("uv", "venv", "--quiet", "--python", sys.executable, folder / "venv", at=folder)
+    uv = require("uv", "pip install uv")
+    run(uv, "venv", "--quiet", "--python", sys.executable, folder / "venv", at=folder)
     python = folder / "venv" / "bin" / "python"
-    install = ("uv", "pip", "install", "--quiet", "--python", python)
+    install = (uv, "pip", "install", "--quiet", "--python", python)
     run(*install, "--editable", ROOT, "--editable", f"{EXAMPLE}[test]", at=folder)
     return python
 

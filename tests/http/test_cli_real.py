@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("package_index")]
 
 EXAMPLE: Final = Path(__file__).parents[2] / "examples" / "repository"
 
