@@ -37,6 +37,7 @@ SETTINGS = {
 def make_repository(folder: Path) -> str:
     """Return the spec of a git repository with the example in it, made anew in `folder`."""
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     # The same author and date make the same commit: the second launch finds the first one's image.
     always = {
         f"GIT_{who}_{what}": value
