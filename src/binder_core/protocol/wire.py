@@ -184,7 +184,7 @@ def interpret(
     nothing = not body.strip()
     try:
         told = None if nothing else msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         told, parsed = None, False
     else:
         parsed = not nothing or endpoint.response.body is None
@@ -332,7 +332,7 @@ def _queried(endpoint: Endpoint, query: str) -> dict[str, Value]:
 def _embodied(endpoint: Endpoint, body: bytes) -> dict[str, object]:
     try:
         told = msgspec.json.decode(body) if body.strip() else {}
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _Wrong("the body is not JSON") from None
     if not isinstance(told, dict):
         raise _Wrong("the body is not a JSON object")
