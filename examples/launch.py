@@ -56,7 +56,10 @@ async def launch(spec: str, server: Running) -> None:
         *(sys.executable, "-m", "binder_http.cli", "launch", "--server", server.url, spec),
         env=os.environ | {"BINDER_TOKEN": server.token},
     )
-    if await client.wait():
+    failed = await client.wait() != 0
+    if server.ended.done():
+        return  # Ctrl-C: the client heard it, too
+    if failed:
         signal.raise_signal(signal.SIGTERM)
     else:
         print("The notebook runs until Ctrl-C.", flush=True)
