@@ -6,6 +6,7 @@ The clients of the older Binder protocol are in `binder_http.protocol_client`.
 from __future__ import annotations
 
 import inspect
+import re
 import socket
 import ssl
 import time
@@ -51,6 +52,8 @@ DEFAULT_TIMEOUT: Final = 60.0
 _LARGEST_ANSWER_BYTES: Final = 64 * 1024 * 1024
 _DIRECT: Final = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 """No proxy leads to this machine."""
+
+_HOST: Final = re.compile(r"[\w.:%-]+")
 
 _TYPES: Final[Mapping[Kind, Any]] = MappingProxyType(
     {Kind.STRING: str, Kind.NUMBER: float, Kind.BOOLEAN: bool}
@@ -445,7 +448,7 @@ def _place(host: object, port: object) -> _Place:
     except (ValueError, httpx.InvalidURL):
         raise ValueError("host is no name or address") from None
     extra = parts.username is not None or parts.query or parts.fragment
-    if parts.scheme not in {"http", "https"} or not name or extra:
+    if parts.scheme not in {"http", "https"} or not _HOST.fullmatch(name) or extra:
         # Not shown: it may hold a password.
         raise ValueError("host is a name, an address, or a URL with http:// or https://")
     usual = {"http": 80, "https": 443}[parts.scheme] if "://" in host else None
