@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
+from declarations import Case, answers, cases, protocols, texts
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +35,6 @@ from binder_core.protocol import (
     methods,
     parse,
 )
-from declarations import Case, answers, cases, protocols, texts
 
 fewer = settings(max_examples=50)
 
