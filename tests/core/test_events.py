@@ -18,6 +18,7 @@ from binder_core.events import (
     Event,
     Failed,
     LayerProgress,
+    Progress,
     Pushing,
     Ready,
     Waiting,
@@ -43,7 +44,7 @@ def test_every_phase_has_one_event() -> None:
 
 
 def test_names_on_the_wire_are_those_of_the_contract() -> None:
-    progress = {"a": LayerProgress(1, 2), "b": "Pushed"}
+    progress: Progress = {"a": LayerProgress(1, 2), "b": "Pushed"}
     assert json.loads(events.encode(Built(message="x", image="i"))) == {
         "phase": "built",
         "message": "x\n",
