@@ -158,7 +158,6 @@ def _argument(param: Param) -> click.Argument:
         else f"[{kebab_name(param.name).upper()}]",
         required=param.required,
         type=str,
-        default=None,
         callback=_reader(param),
     )
 
@@ -253,8 +252,7 @@ def _ask(
     where = {name: given[name] for name in ("host", "port", "api_key")}
     names = {python_name(name): value for name, value in values.items()}
     with BlockingProtocolClient(protocol, timeout=given["timeout"]) as client:
-        calls = getattr(client, python_name(group.name))
-        return getattr(calls, python_name(endpoint.name))(**names, **where)
+        return client.function(f"{group.name}.{endpoint.name}")(**names, **where)
 
 
 def _complain(error: Failure) -> None:

@@ -151,7 +151,7 @@ class _Base:
         self._host, self._port, self._api_key = host, port, api_key
         self._timeout = timeout
         self._groups = {
-            python_name(group.name): Calls(group, self._function) for group in protocol.groups
+            python_name(group.name): Calls(group, self._made) for group in protocol.groups
         }
 
     def __getattr__(self, name: str) -> Any:
@@ -166,7 +166,18 @@ class _Base:
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._groups]
 
-    def _function(self, endpoint: Endpoint) -> Callable[..., Any]:
+    def function(self, name: str) -> Callable[..., Any]:
+        """Return the function of an endpoint by its declared name, e.g. ``build.statusAll``.
+
+        Raises:
+            KeyError: There is no such endpoint.
+        """
+        endpoint = self.protocol.endpoint(name)
+        calls = self._groups[python_name(name.partition(".")[0])]
+        made: Callable[..., Any] = getattr(calls, python_name(endpoint.name))
+        return made
+
+    def _made(self, endpoint: Endpoint) -> Callable[..., Any]:
         raise NotImplementedError
 
     def _prepared(self, endpoint: Endpoint, given: dict[str, Any]) -> _Sending:
@@ -255,7 +266,7 @@ class ProtocolClient(_Base):
         if self._owned:
             await self._http.aclose()
 
-    def _function(self, endpoint: Endpoint) -> Callable[..., Any]:
+    def _made(self, endpoint: Endpoint) -> Callable[..., Any]:
         async def function(**given: Any) -> Any:
             return await self._call(endpoint, given)
 
@@ -315,7 +326,7 @@ class BlockingProtocolClient(_Base):
         if self._owned:
             self._http.close()
 
-    def _function(self, endpoint: Endpoint) -> Callable[..., Any]:
+    def _made(self, endpoint: Endpoint) -> Callable[..., Any]:
         def function(**given: Any) -> Any:
             return self._call(endpoint, given)
 

@@ -1,6 +1,7 @@
 # Made by binder_http.protocol_stub from the declaration; a test compares. Do not edit.
 # ruff: noqa: A002, UP013 - the names are the declaration's
 import os
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypedDict
 
@@ -325,6 +326,7 @@ class Client:
         timeout: float = ...,
         http: httpx.AsyncClient | None = None,
     ) -> None: ...
+    def function(self, name: str) -> Callable[..., Any]: ...
     async def __aenter__(self) -> Self: ...
     async def __aexit__(
         self,
@@ -350,6 +352,7 @@ class BlockingClient:
         timeout: float = ...,
         http: httpx.Client | None = None,
     ) -> None: ...
+    def function(self, name: str) -> Callable[..., Any]: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self,

@@ -30,6 +30,7 @@ _HEAD: Final = """\
 # Made by binder_http.protocol_stub from the declaration; a test compares. Do not edit.
 # ruff: noqa: A002, UP013 - the names are the declaration's
 import os
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypedDict
 
@@ -61,6 +62,7 @@ class {name}:
         timeout: float = ...,
         http: httpx.{http} | None = None,
     ) -> None: ...
+    def function(self, name: str) -> Callable[..., Any]: ...
     {word}def __{a}enter__(self) -> Self: ...
     {word}def __{a}exit__(
         self,

@@ -115,9 +115,7 @@ def _one_for_all_examples() -> Iterator[None]:
 
 
 def _blocking(client: BlockingProtocolClient, case: Case, given_: dict[str, Any]) -> Iterator[Any]:
-    function = getattr(
-        getattr(client, python_name(case.group.name) + "_"), python_name(case.endpoint.name)
-    )
+    function = client.function(f"{case.group.name}.{case.endpoint.name}")
     while True:
         try:
             yield function(**given_)
@@ -197,6 +195,9 @@ def test_names_of_python_keep_clear_of_what_clients_have(server: Declared) -> No
         assert "build" in dir(client)
         assert "status_all" in dir(client.build)
         assert client.build_.start.__qualname__ == "build.start"
+        assert client.function("deploy._preload").__name__ == "preload"
+        with pytest.raises(KeyError):
+            client.function("deploy.preload")
         with pytest.raises(AttributeError, match="no group 'built'; there are: build, registry"):
             _ = client.built
         with pytest.raises(AttributeError, match="no 'begin'; there are: start, status"):
