@@ -14,9 +14,8 @@ from binder_http import assembly
 from binder_http.api import Api
 from binder_http.config import Config, Server
 from binder_http.late import LateAsker
+from binder_http.late_protocol import PREFIXES, LateProtocol
 from binder_http.metrics import Metrics
-from binder_http.protocol_api import PREFIXES, ProtocolApi
-from binder_http.recording import Recorder
 from binder_http.security import BuildTokens, Guard
 from binder_http.security import guard as guard_of
 
@@ -145,27 +144,21 @@ def make_metrics(config: Config, asker: LateAsker) -> Metrics | None:
 
 def _serve_protocol(app: Quart, config: Config, binder: Binder, guard: Guard) -> None:
     """Add the older Binder protocol."""
-    recorder = Recorder(
-        binder,
-        lambda: assembly.make_store(config),
-        config.records,
-        early=config.store is not None,
-    )
-    api = ProtocolApi(recorder, config.protocol, guard)
+    late = LateProtocol(binder, config, guard)
 
     @app.while_serving
-    async def recording() -> AsyncGenerator[None]:
-        async with recorder:
+    async def serving() -> AsyncGenerator[None]:
+        async with late.serving():
             yield
 
     base = config.server.prefix
     app.url_map.converters["binder_rest"] = _Rest
-    app.add_url_rule(f"{base}/builds/<name>/log", "protocol_log", api.log, methods=["GET"])
+    app.add_url_rule(f"{base}/builds/<name>/log", "protocol_log", late.log, methods=["GET"])
     for prefix in PREFIXES:
         path = f"{base}/{prefix}"
         if f"/{prefix}" not in PATHS:
-            app.add_url_rule(path, "protocol", api.answer, methods=_ANY)
-        app.add_url_rule(f"{path}/<binder_rest:rest>", "protocol", api.answer, methods=_ANY)
+            app.add_url_rule(path, "protocol", late.answer, methods=_ANY)
+        app.add_url_rule(f"{path}/<binder_rest:rest>", "protocol", late.answer, methods=_ANY)
 
 
 def _blueprint(api: Api, name: str) -> Blueprint:

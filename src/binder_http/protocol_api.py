@@ -66,9 +66,6 @@ _NO_ANSWER: Final = ("badQuery", "badDatabase", "noDatabase")
 _SAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _MOST_IDLE: Final = 10 * 365 * 86400.0
 
-PREFIXES: Final = tuple(dict.fromkeys(endpoint.path.split("/")[1] for _, endpoint in BINDER))
-"""What the paths of the protocol begin with."""
-
 
 class ProtocolApi:
     """Answers the older protocol.
@@ -80,7 +77,7 @@ class ProtocolApi:
     """
 
     def __init__(self, recorder: Recorder, settings: Older, guard: Guard) -> None:
-        self._recorder = recorder
+        self.recorder = recorder
         self._binder = recorder.binder
         self._settings = settings
         self._guard = guard
@@ -103,7 +100,7 @@ class ProtocolApi:
     # -- From a request to a handler --------------------------------------------------------------
 
     async def answer(self, rest: str = "") -> Response:
-        """Answer any request below one of `PREFIXES`."""
+        """Answer any request of the protocol."""
         if request.method == "OPTIONS":
             return Response(status=204)
         endpoint: Endpoint | None = None
@@ -168,7 +165,7 @@ class ProtocolApi:
 
     async def _opened(self, endpoint: Endpoint) -> Store:
         try:
-            return await self._recorder.store()
+            return await self.recorder.store()
         except BackendUnavailable as error:
             raise _first(endpoint, _NOT_OPEN, error.message) from error
 
@@ -188,13 +185,13 @@ class ProtocolApi:
         name = await _free_name(store, plan.resolved.slug, source)
         before = await store.build(name)
         under_way = before if before and before.status.live else None
-        owner, lease = self._recorder.held()
+        owner, lease = self.recorder.held()
         build = BuildRecord(
             id=secrets.token_hex(12),
             name=name,
             repository=repository,
             source=source,
-            started=self._recorder.now(),
+            started=self.recorder.now(),
             provider=provider.prefix,
             build_name=plan.build.name,
             image=plan.build.image,
@@ -206,7 +203,7 @@ class ProtocolApi:
         )
         begun = False
         if force or under_way is None:
-            begun = await self._recorder.start_build(build, instead=under_way)
+            begun = await self.recorder.start_build(build, instead=under_way)
         if not begun:
             raise _failure(endpoint, "alreadyBuilding", values)
         return {"name": name}
@@ -252,7 +249,7 @@ class ProtocolApi:
         if self._binder.launcher is None:
             message = "This server builds images and launches nothing."
             raise failure(BINDER, endpoint, "registryError", message=message)
-        owner, lease = self._recorder.held()
+        owner, lease = self.recorder.held()
         deployment = DeploymentRecord(
             id=secrets.token_hex(16),
             template=template.name,
@@ -260,19 +257,19 @@ class ProtocolApi:
             repo_url=template.repo_url,
             ref=template.ref,
             server=self._binder.new_server_name(template.name),
-            started=self._recorder.now(),
+            started=self.recorder.now(),
             idle_timeout=None if idle is None else float(idle),
             owner=owner,
             lease=lease,
         )
-        await self._recorder.start_deployment(deployment)
+        await self.recorder.start_deployment(deployment)
         return {"id": deployment.id}
 
     async def _deploy_status(self, store: Store, endpoint: Endpoint, values: Values) -> Any:
         named = str(values["template-name"]), str(values["id"])
         deployment = await store.deployment(*named)
         if deployment is not None:
-            deployment = await self._recorder.still(deployment)
+            deployment = await self.recorder.still(deployment)
         if deployment is None or deployment.status is DeploymentStatus.ENDED:
             why = deployment.message if deployment else ""
             raise _failure(endpoint, "noRecord", values, why)
@@ -281,14 +278,14 @@ class ProtocolApi:
     async def _deploy_status_all(self, store: Store, _endpoint: Endpoint, values: Values) -> Any:
         template = values.get("template-name")
         found = await store.deployments(None if template is None else str(template))
-        now = [await self._recorder.still(deployment) for deployment in found]
+        now = [await self.recorder.still(deployment) for deployment in found]
         return [self._deployment(one) for one in now if one.status is not DeploymentStatus.ENDED]
 
     def _deployment(self, deployment: DeploymentRecord) -> dict[str, Any]:
         location = None
         if deployment.status is DeploymentStatus.READY:
             # Who knows the id may use the server, so the location lets in whoever opens it.
-            token = self._recorder.server_of(deployment).token
+            token = self.recorder.server_of(deployment).token
             location = f"{deployment.url}?token={quote(token, safe='')}"
         return {"id": deployment.id, "location": location}
 
@@ -328,7 +325,7 @@ class ProtocolApi:
                     told[check.service] = "running" if check.ok else f"down: {check.message}"
         except TimeoutError:
             told["checks"] = f"down: no answer within {_CHECK_TIMEOUT:g} s"
-        now = _time(self._recorder.now())
+        now = _time(self.recorder.now())
         return [{"name": name, "timestamp": now, "status": told[name]} for name in told]
 
 

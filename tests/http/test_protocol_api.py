@@ -14,6 +14,7 @@ from serving import SPEC, STREAM, events
 from binder_core.engine import Binder
 from binder_core.protocol import BINDER
 from binder_http.assembly import make_store
+from binder_http.late_protocol import PREFIXES
 
 pytestmark = pytest.mark.anyio
 
@@ -456,7 +457,12 @@ async def test_it_can_be_left_out(tmp_path: Path) -> None:
 def test_a_server_starts_without_the_libraries_of_records() -> None:
     code = "import sys, binder_http.server; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"sqlalchemy", "alembic", "aiosqlite"} & set(done.stdout.split())
+    late = {"sqlalchemy", "alembic", "aiosqlite", "binder_core.protocol"}
+    assert not late & set(done.stdout.split())
+
+
+def test_all_paths_of_the_declaration_are_served() -> None:
+    assert set(PREFIXES) == {endpoint.path.split("/")[1] for _, endpoint in BINDER}
 
 
 # -- Servers that end ------------------------------------------------------------------------------
