@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import anyio
 import msgspec
@@ -14,6 +17,8 @@ import psutil
 import pytest
 from real_server import Heard, RealServer, hear, log_lines, peak_bytes, until
 from repositories import GitDaemon, Repositories, waiting_script
+
+from binder_backends.runner import fetching
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real]
 
@@ -82,10 +87,18 @@ def scripts(folder: Path) -> dict[str, tuple[Mapping[str, str], list[str], float
     }
 
 
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that takes connections, and that is all."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
 async def test_each_fails_alone_and_leaves_nothing(
     make_server: Callable[..., RealServer],
     repositories: Repositories,
     git_daemon: GitDaemon,
+    silent_port: int,
     tmp_path: Path,
 ) -> None:
     server = make_server(
@@ -107,6 +120,9 @@ async def test_each_fails_alone_and_leaves_nothing(
     cases[git_daemon.spec("there", COMMIT)] = [f"Checking out {COMMIT} failed"], SOON
     cases[git_daemon.spec("nowhere", COMMIT)] = ["Fetching git://127.0.0.1", "nowhere"], SOON
     cases["git/https%3A%2F%2Fnosuch.invalid%2Frepo/" + COMMIT] = ["nosuch.invalid"], SOON
+    url = quote(f"git://127.0.0.1:{silent_port}/repo", safe="")
+    words = [f"printed nothing for {SILENCE:g} s", "Fetching git://127.0.0.1"]
+    cases[f"git/{url}/{COMMIT}"] = words, SILENCE + SOON
     stories: dict[str, list[Heard]] = {}
 
     async with server.client() as client, anyio.create_task_group() as tasks:
@@ -150,6 +166,18 @@ async def test_each_fails_alone_and_leaves_nothing(
     assert {str(path) for path in server.images()} == folders
     assert len(built) == len(list(server.cache.glob("images/*"))) == 3
     assert len(server.runs()) == len(cases) + 1
+
+
+async def test_git_gives_up_a_web_server_that_says_nothing(
+    silent_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "_DEAD", 1)
+    url = f"http://127.0.0.1:{silent_port}/repo"
+    env = fetching.git_environment(os.environ, url, tmp_path, file_allowed=False)
+    with anyio.fail_after(20):
+        done = await anyio.run_process(["git", "ls-remote", url], env=env, check=False)
+    assert done.returncode == 128
+    assert b"too slow" in done.stderr
 
 
 async def test_a_hundred_megabytes_of_output_cost_little(

@@ -33,6 +33,8 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _REF: Final = re.compile(r"[^-\x00-\x20\x7f~^:?*\[\\][^\x00-\x20\x7f~^:?*\[\\]*")
 _SCHEMES: Final = ("http", "https", "git", "ssh")
 _SCP: Final = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*@[A-Za-z0-9][A-Za-z0-9.-]*:(?!/)\S+")
+_DEAD: Final = 120
+"""Seconds in which a host that works has sent something."""
 _NOT_FOR_GIT: Final = ("UV_", "PIP_")
 _SAFE: Final = (
     ("core.hooksPath", os.devnull),
@@ -133,7 +135,11 @@ def git_environment(
         "GIT_SSH_COMMAND": (
             "ssh -F none -oBatchMode=yes -oIdentityFile=none -oIdentityAgent=none"
             f" -oStrictHostKeyChecking=accept-new -oUserKnownHostsFile={os.devnull}"
+            f" -oConnectTimeout={_DEAD} -oServerAliveInterval={_DEAD} -oServerAliveCountMax=1"
         ),
+        # A host that says nothing at all is given up.
+        "GIT_HTTP_LOW_SPEED_LIMIT": "1",
+        "GIT_HTTP_LOW_SPEED_TIME": str(_DEAD),
     }
     plain = _without_userinfo(url)
     if plain != url:
