@@ -22,6 +22,7 @@ from binder_http.config import Server
 from binder_http.metrics import Metrics
 from binder_http.rawpath import raw_tail
 from binder_http.security import BuildTokens, Guard, origin_of
+from binder_http.streams import EventStream
 
 _CHECK_TIMEOUT: Final = 15.0
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
@@ -146,10 +147,7 @@ class Api:
 
     def _stream(self, batches: AsyncGenerator[Batch], *, linger: float) -> Response:
         body = stream.chunks(batches, retry=self._server.retry, linger=linger, closing=self.closing)
-        response = Response(body, headers=_STREAM_HEADERS)
-        # Else Quart cuts every stream after RESPONSE_TIMEOUT.
-        response.timeout = None
-        return response
+        return EventStream(body, _STREAM_HEADERS)
 
     # -- Beside it --------------------------------------------------------------------------------
 
