@@ -324,3 +324,24 @@ async def test_a_cancelled_binder_lets_go() -> None:
         await client.done.wait()
         assert not client.ended
         assert not world.engine.runs[0].stopped
+
+
+async def test_a_service_that_is_away_fails_a_newcomer_but_nobody_who_comes_back() -> None:
+    async with anyio.create_task_group() as tasks:
+        world = World(tasks, builder=BuilderSettings(lines=20, rate=100.0))
+        async with world.binder() as one:
+            client = world.watch(one)
+            await world.engine.until(lambda: world.engine.told.get("run-1", 0) >= 5)
+        world.asker.away = True
+        async with world.binder() as other:
+            world.connect(client, other)
+            newcomer = world.watch(other)
+            await client.done.wait()
+            await newcomer.done.wait()
+            assert newcomer.phases == ["failed"]
+            assert not client.ended
+            world.asker.away = False
+            world.connect(client, other)
+            await client.done.wait()
+        assert [n for n, _ in client.run_lines()["run-1"]] == list(range(1, 22))
+        client.check_order()

@@ -30,6 +30,7 @@ from binder_core.plugin import (
     HttpReply,
     NoSettings,
     Pasted,
+    ProviderUnavailable,
     Question,
     RefNotFound,
     Report,
@@ -83,11 +84,14 @@ class WorldAsker:
     branches: dict[str, str] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
     delay: float = 0.0
+    away: bool = False
 
     async def ask(self, question: Question) -> Answer:
         url = getattr(question, "url", "")
         self.asked[url] += 1
         await anyio.sleep(self.delay)
+        if self.away:
+            raise ProviderUnavailable("The world does not answer.")
         commit = self.branches.get(url.removeprefix("http://world/"))
         if commit is None:
             return HttpReply(404, url)

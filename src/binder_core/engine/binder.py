@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -15,15 +15,17 @@ import anyio
 
 from binder_core import naming
 from binder_core.asking import perform
-from binder_core.builds import State
 from binder_core.engine.bell import Batch, Flight, Source
 from binder_core.engine.build_job import BuildJob
 from binder_core.engine.jobs import Jobs, failed_event
 from binder_core.engine.launch_job import LaunchJob
 from binder_core.engine.limits import Limits
 from binder_core.engine.observer import Observer, Silent
+from binder_core.engine.values import BuildInfo, Check, Plan, Request
 from binder_core.errors import (
+    BackendUnavailable,
     BinderError,
+    ProviderUnavailable,
     Refused,
     ShuttingDown,
     SpecError,
@@ -43,60 +45,6 @@ MAX_SPEC_CHARS = 4096
 
 _NO_LAUNCHER = "This server builds images and launches nothing."
 _STOPPED = "The build was stopped."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What somebody asks for."""
-
-    provider: str
-    """The prefix: ``gh``."""
-    spec: str
-    """The text behind it, as it stood in the URL: escapes are kept."""
-    build_only: bool = False
-    """Build, but launch nothing."""
-    last_event_id: str = ""
-    """The id of the last event that who asks has seen, where this is a reconnect."""
-    launch_host: str = ""
-    """This server's base URL, told in the last event."""
-
-    @property
-    def text(self) -> str:
-        """Return ``<provider>/<spec>``."""
-        return f"{self.provider}/{self.spec}"
-
-
-@dataclass(frozen=True, slots=True)
-class BuildInfo:
-    """A build that this server knows of."""
-
-    name: str
-    image: str
-    repo_url: str
-    ref: str
-    state: State
-    watchers: int
-    seconds: float
-    """Since it came into its state."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a spec comes to."""
-
-    resolved: Resolved
-    build: BuildRequest
-    """What would be built, if it is not there already."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """Whether a part works."""
-
-    service: str
-    ok: bool
-    message: str = ""
-    """What is wrong, and the cure."""
 
 
 class Binder:
@@ -182,8 +130,9 @@ class Binder:
     async def stream(self, request: Request) -> AsyncGenerator[Batch]:
         """Yield the events of a request, those that are new together, and heartbeats (empty).
 
-        Errors are told as the last event. Without a last event the stream ends where this server
-        is shutting down: the client reconnects, here or elsewhere. Close it when the client leaves.
+        Errors are told as the last event. Without a last event the stream ends where the client
+        shall reconnect, here or elsewhere: this server is shutting down, or it cannot find out now
+        what a reconnect is to go on with. Close it when the client leaves.
         """
         cursor = self._cursor(request)
         if _ended(cursor):
@@ -195,6 +144,10 @@ class Binder:
         except _Draining:
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, the client hears of it
+            if cursor is not None and isinstance(error, ProviderUnavailable | BackendUnavailable):
+                # Rule 9: what it follows is under way or built, whether or not this server can
+                # find out now. Without a last event it comes again.
+                return
             yield [Told(failed_event(error), END)]
 
     async def launch(self, spec: str, *, build_only: bool = False) -> AsyncGenerator[Event]:
@@ -229,6 +182,7 @@ class Binder:
                 async for beat in beats:
                     yield beat
             resolved = asked.result()
+            del asked, beats  # who is parked further down shall hold no more than it needs
             if resolved.notice and cursor is None:
                 yield [Told(Waiting(message=resolved.notice))]
         image = naming.image_name(self._image_prefix, resolved.slug, resolved.ref)
@@ -246,6 +200,7 @@ class Binder:
                     _build_request(resolved, image), follow=cursor.run_id if cursor else None
                 )
                 job = self._join(build, looked, request.provider)
+                del looked, beats, build
                 async with aclosing(self._watch(job, cursor)) as batches:
                     async for batch in batches:
                         yield batch

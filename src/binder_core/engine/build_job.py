@@ -10,7 +10,7 @@ import anyio
 from binder_core import events
 from binder_core.builds import BuildId
 from binder_core.engine.bell import Batch, Bell, Source
-from binder_core.events import Event, Progress, Waiting
+from binder_core.events import Built, Event, Failed, Progress, Waiting
 from binder_core.journal import Journal, Told
 from binder_core.ordering import Phase, log_phase
 from binder_core.plugin import BuildRequest
@@ -48,6 +48,8 @@ class BuildJob:
         self.ended = False
         self.heard = 0
         """How many words of the builder have come, those that came again included."""
+        self.stopping = ""
+        """Why it shall end, once that is asked for."""
         self.began = anyio.current_time()
         self.scope = anyio.CancelScope()
         self._on_start = on_start
@@ -103,6 +105,11 @@ class BuildJob:
 
     # For `Jobs` and the watchers.
 
+    @property
+    def begun(self) -> bool:
+        """Return whether the builder has told which run it is."""
+        return self._run_id is not None
+
     def to_build(self) -> BuildRequest:
         """Return what to ask of the builder: where it broke, the same run once more.
 
@@ -118,17 +125,24 @@ class BuildJob:
             self.tell(Waiting(message=message))
 
     def tell(self, event: Event) -> None:
-        """Tell what stands between the lines, or the end."""
-        event_id, number = "", None
-        last = event.phase is Phase.FAILED
-        if event.phase is Phase.BUILT or last:
-            self.built, self.ended = not last, True
-            if self._run_id is not None:
-                number = self.journal.last_number + 1
-                n = number - self._runs[self._run_id]
-                event_id = log_id(self._run_id, n, last=last)
-            elif last:
-                event_id = END
+        """Tell what stands between the lines, in the words of this server."""
+        self.journal.append(Told(event))
+        self.bell.ring()
+
+    def end(self, event: Built | Failed, *, of_run: bool) -> None:
+        """Tell the last event of the build.
+
+        Args:
+            event: How it ended.
+            of_run: Whether its log says so: every server tells it as the line behind the last.
+                Else it is this server that knows no further, and the run may well say more.
+        """
+        failed = event.phase is Phase.FAILED
+        event_id, number = END if failed else "", None
+        if of_run and self._run_id is not None:
+            number = self.journal.last_number + 1
+            event_id = log_id(self._run_id, number - self._runs[self._run_id], last=failed)
+        self.built, self.ended = not failed, True
         self.journal.append(Told(event, event_id), number)
         self.bell.ring()
 

@@ -211,10 +211,12 @@ class Jobs:
                     message = f"Waiting for a free build slot: number {place} in the queue\n"
                     self._builds[build_id].tell_waiting(message)
                 case builds.Stop(build_id, reason):
-                    self._tasks.start_soon(self._stop, self._builds[build_id], reason)
+                    job = self._builds[build_id]
+                    job.stopping = reason
+                    self._tasks.start_soon(self._stop, job, reason)
                 case builds.Close(build_id, reason):
                     job = self._builds[build_id]
-                    self._failed(job, BuildFailed(reason))
+                    self._failed(job, BuildFailed(reason), of_run=False)
                     job.scope.cancel()
                 case builds.Forget(build_id):
                     del self._builds[build_id]
@@ -225,25 +227,26 @@ class Jobs:
         return followed
 
     async def _build(self, job: BuildJob) -> None:
+        async def attempt() -> None:
+            if job.stopping and not job.begun:
+                # Nobody knows of a run: another call might start the very build that was stopped.
+                raise BuildFailed(job.stopping)
+            await self._builder.build(job.to_build(), job)
+
         with job.scope:
             try:
-                await self.persist(
-                    lambda: self._builder.build(job.to_build(), job),
-                    tell=job.tell_waiting,
-                    progress=lambda: job.heard,
-                )
+                await self.persist(attempt, tell=job.tell_waiting, progress=lambda: job.heard)
             except Exception as error:  # noqa: BLE001 - whatever it is, the watchers hear of it
-                self._failed(job, error)
+                self._failed(job, error, of_run=isinstance(error, BuildFailed))
                 self.handle(builds.Failed(job.id))
             else:
-                job.tell(
-                    Built(message=f"Built image {job.request.image}\n", image=job.request.image)
-                )
+                image = job.request.image
+                job.end(Built(message=f"Built image {image}\n", image=image), of_run=True)
                 self._observe_build(job)
                 self.handle(builds.Succeeded(job.id))
 
-    def _failed(self, job: BuildJob, error: Exception) -> None:
-        job.tell(failed_event(error))
+    def _failed(self, job: BuildJob, error: Exception, *, of_run: bool) -> None:
+        job.end(failed_event(error), of_run=of_run)
         self._observe_build(job)
 
     def _observe_build(self, job: BuildJob) -> None:
