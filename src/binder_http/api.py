@@ -22,7 +22,6 @@ from binder_http.config import Server
 from binder_http.metrics import Metrics
 from binder_http.rawpath import raw_tail
 from binder_http.security import BuildTokens, Guard, origin_of
-from binder_http.streams import EventStream
 
 _CHECK_TIMEOUT: Final = 15.0
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
@@ -147,7 +146,10 @@ class Api:
 
     def _stream(self, batches: AsyncGenerator[Batch], *, linger: float) -> Response:
         body = stream.chunks(batches, retry=self._server.retry, linger=linger, closing=self.closing)
-        return EventStream(body, _STREAM_HEADERS)
+        response = Response(body, headers=_STREAM_HEADERS)
+        # Else Quart cuts every stream after RESPONSE_TIMEOUT.
+        response.timeout = None
+        return response
 
     # -- Beside it --------------------------------------------------------------------------------
 

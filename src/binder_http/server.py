@@ -11,11 +11,13 @@ import asyncio
 import gc
 import logging
 import signal
+import socket
 import sys
+import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, Self
 from urllib.parse import quote
 
 from hypercorn import Config as Hypercorn
@@ -24,21 +26,22 @@ from hypercorn.config import Sockets
 from hypercorn.logging import Logger as HypercornLogger
 
 from binder_core.engine import Binder
+from binder_core.errors import ConfigError
 from binder_core.plugin import Provider
 from binder_http import assembly
 from binder_http.accesslog import Logger
 from binder_http.api import Api
 from binder_http.app import EXTENSION, create_app, make_metrics
 from binder_http.config import Config
-from binder_http.listening import Listener
-from binder_http.streams import Streams, http_connection
 
 log = logging.getLogger("binder.http")
 
 _HEAD_BYTES: Final = 256 * 1024
 """What hypercorn reads of a request before its end; our own caps are lower, and say so."""
 _AFTER_CUT: Final = 2.0
+_BACKLOG: Final = 1024
 _LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not bound to here
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +119,9 @@ async def running(
     asker = assembly.make_asker(config)
     metrics = make_metrics(config, asker)
     opening = assembly.open_binder(config, observer=metrics, providers=providers, asker=asker)
-    with Listener.bound(config.server.host, config.server.port) as listener:
+    with _Listener.bound(config.server.host, config.server.port) as listener:
         async with opening as binder:
             app = create_app(config, binder=binder, metrics=metrics)
-            streams = Streams(listener.connection)
-            app.asgi_http_class = http_connection(streams)
             api: Api = app.extensions[EXTENSION]
             stop = asyncio.Event()
             serving = asyncio.create_task(
@@ -132,7 +133,7 @@ async def running(
             finally:
                 api.drain()
                 stop.set()
-                await _end(serving, streams, listener, config.server.grace)
+                await _end(serving, listener, config.server.grace)
 
 
 def announce(server: Running) -> None:
@@ -184,34 +185,87 @@ async def _stop_builds(server: Running, signals: asyncio.Queue[int]) -> None:
             log.error("stopping the builds failed", exc_info=outcome)
 
 
-async def _end(
-    serving: asyncio.Task[None], streams: Streams, listener: Listener, grace: float
-) -> None:
+async def _end(serving: asyncio.Task[None], listener: _Listener, grace: float) -> None:
     """Return when nobody is served any more; after `grace` seconds connections are cut."""
-    ending = {serving, asyncio.create_task(streams.ended())}
-    _, late = await asyncio.wait(ending, timeout=grace)
+    _, late = await asyncio.wait({serving}, timeout=grace)
     if late:
         log.warning("cutting the connections that are still open after %g s", grace)
         listener.cut()
-        streams.cut()
-        await asyncio.wait(ending, timeout=_AFTER_CUT)
-    for task in ending:
-        task.cancel()
+        await asyncio.wait({serving}, timeout=_AFTER_CUT)
+    if not serving.done():
+        serving.cancel()
     with suppress(asyncio.CancelledError):
         await serving
+
+
+class _Listener(socket.socket):
+    """A listening socket that knows the connections it accepted.
+
+    A client that is connected and does not read keeps its connection open for ever: closing it
+    waits until all is sent. Only the socket itself can be cut off.
+    """
+
+    _accepted: weakref.WeakSet[socket.socket]
+
+    @classmethod
+    def bound(cls, host: str, port: int) -> Self:
+        """Return one that listens.
+
+        Raises:
+            ConfigError: That is not possible there.
+        """
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            family, kind, protocol, _, address = found[0]
+            made = cls(family, kind, protocol)
+            made._accepted = weakref.WeakSet()
+            try:
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                made.bind(address)
+                # Whoever connects from now on is served, if only in a moment.
+                made.listen(_BACKLOG)
+                made.setblocking(False)
+            except OSError:
+                made.close()
+                raise
+        except OSError as error:
+            raise ConfigError(
+                f"server.host, server.port: cannot listen on {host}:{port}: "
+                f"{error.strerror or error}"
+            ) from error
+        return made
+
+    @property
+    def url(self) -> str:
+        """Return where it listens, as a client on this machine sees it, without a last ``/``."""
+        host, port = self.getsockname()[:2]
+        reached = _REACHED_AT.get(host, host)
+        return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection, and remember it."""
+        connection, address = super().accept()
+        self._accepted.add(connection)
+        return connection, address
+
+    def cut(self) -> None:
+        """Cut all connections off."""
+        for connection in list(self._accepted):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Hypercorn(Hypercorn):
     """Hypercorn's settings, with a socket that is there already."""
 
-    listener: Listener
+    listener: _Listener
 
     def create_sockets(self) -> Sockets:
         """Return the socket."""
         return Sockets([], [self.listener], [])
 
 
-def _hypercorn(config: Config, listener: Listener) -> _Hypercorn:
+def _hypercorn(config: Config, listener: _Listener) -> _Hypercorn:
     made = _Hypercorn()
     made.listener = listener
     made.include_server_header = False
