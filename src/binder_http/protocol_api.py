@@ -21,6 +21,7 @@ import msgspec
 from quart import Response, request
 from werkzeug.exceptions import HTTPException
 
+from binder_backends.runner.text import strip_userinfo
 from binder_core.engine import Request as Asked
 from binder_core.errors import (
     BackendUnavailable,
@@ -189,7 +190,8 @@ class ProtocolApi:
         build = BuildRecord(
             id=secrets.token_hex(12),
             name=name,
-            repository=repository,
+            # Whoever knows the name may ask for it.
+            repository=strip_userinfo(repository),
             source=source,
             started=self.recorder.now(),
             provider=provider.prefix,
@@ -335,6 +337,8 @@ async def _free_name(store: Store, slug: str, source: str) -> str:
     Of two repositories whose names come to the same (``a/b-c`` and ``a-b/c``) the second one gets
     a name of its own.
     """
+    if "://" in slug:  # of any git server: only the provider of one host knows owners
+        slug = "-".join(unquote(slug).partition("://")[2].split("/")[1:][-2:]).removesuffix(".git")
     plain = _SAFE.sub("-", slug).strip("-.")[:_NAME_LENGTH] or "template"
     own = f"{plain}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
     holders = await store.template(plain), await store.build(plain)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,16 +13,9 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
 from binder_backends.store import SqlStore, StoreSettings, tables
-from binder_core.plugin import (
-    BackendUnavailable,
-    BuildRecord,
-    BuildStatus,
-    DeploymentRecord,
-    DeploymentStatus,
-    Ending,
-    KeyRecord,
-    TemplateRecord,
-)
+from binder_core.plugin import BackendUnavailable
+from binder_core.testing import StoreSuite
+from binder_core.testing.stores import a_build, done
 from postgres import Cluster, binaries, cluster
 
 pytestmark = pytest.mark.anyio
@@ -49,212 +41,32 @@ async def settings(request: pytest.FixtureRequest) -> StoreSettings:
     return StoreSettings(url=await made.new_database("store"))
 
 
+class TestSqlite(StoreSuite):
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path) -> None:
+        self._folder = tmp_path
+
+    def open_store(self) -> SqlStore:
+        return SqlStore(StoreSettings(), self._folder)
+
+
+@pytest.mark.real
+class TestPostgres(StoreSuite):
+    @pytest.fixture(autouse=True)
+    async def database(self, server: Cluster, tmp_path: Path) -> None:
+        self._folder, self._url = tmp_path, await server.new_database("suite")
+
+    def open_store(self) -> SqlStore:
+        return SqlStore(StoreSettings(url=self._url), self._folder)
+
+
 @pytest.fixture
 async def store(settings: StoreSettings, tmp_path: Path) -> AsyncIterator[SqlStore]:
     async with SqlStore(settings, tmp_path) as made:
         yield made
 
 
-def a_build(number: int = 1, name: str = "a-b", **given: object) -> BuildRecord:
-    made = BuildRecord(
-        id=f"id{number}",
-        name=name,
-        repository="https://github.com/a/b",
-        source="gh:a/b",
-        started=1000.5 + number,
-        provider="gh",
-        build_name="build-a-b",
-        image="binder-a-b:1",
-        repo_url="https://github.com/a/b",
-        ref="1",
-        content_provider="Git",
-    )
-    return replace(made, **given)  # type: ignore[arg-type] # whatever a test gives
-
-
-def a_template(name: str = "a-b", ref: str = "1") -> TemplateRecord:
-    return TemplateRecord(
-        name=name,
-        image=f"binder-a-b:{ref}",
-        repository="https://github.com/a/b",
-        source="gh:a/b",
-        repo_url="https://github.com/a/b",
-        ref=ref,
-        registered=1003.25,
-    )
-
-
-def a_deployment(number: int = 1, template: str = "a-b") -> DeploymentRecord:
-    return DeploymentRecord(
-        id=f"dep{number}",
-        template=template,
-        image="binder-a-b:1",
-        repo_url="https://github.com/a/b",
-        ref="1",
-        server=f"a-b-{number}",
-        started=1000.0 + number,
-        idle_timeout=60.0,
-    )
-
-
-def done(log: bytes = b"log", ended: float = 1002.0, **given: object) -> Ending:
-    made = Ending(
-        status=BuildStatus.COMPLETED, ended=ended, phase="built", log=log, template=a_template()
-    )
-    return replace(made, **given)  # type: ignore[arg-type] # whatever a test gives
-
-
-# -- What every store does -------------------------------------------------------------------------
-
-
-async def test_what_is_kept_comes_back_as_it_was(store: SqlStore) -> None:
-    build = a_build(repository="https://github.com/ä/\U0001f427'; DROP TABLE builds; --")
-    assert await store.add_build(build)
-    assert await store.build("a-b") == build
-    deployment = a_deployment()
-    await store.add_deployment(deployment)
-    assert await store.deployment("a-b", "dep1") == deployment
-    key = KeyRecord(id="k", name="Jörg", digest=bytes(range(32)), created=5.5)
-    await store.add_key(key)
-    assert await store.key("k") == key
-    assert await store.end_build("id1", done())
-    assert await store.template("a-b") == a_template()
-
-
-async def test_what_is_not_there_is_none(store: SqlStore) -> None:
-    assert await store.key("x") is None
-    assert await store.build("x") is None
-    assert await store.log("x") is None
-    assert await store.template("x") is None
-    assert await store.deployment("x", "y") is None
-    assert not await store.keys()
-    assert not await store.builds()
-    assert not await store.templates()
-    assert not await store.revoke_key("x", 1.0)
-    assert not await store.remove_template("x")
-    assert not await store.end_build("x", done())
-    assert await store.template("a-b") is None, "a build that is unknown makes no template"
-
-
-async def test_everything_is_there_after_a_restart(settings: StoreSettings, tmp_path: Path) -> None:
-    async with SqlStore(settings, tmp_path) as first:
-        await first.add_build(a_build())
-        await first.end_build("id1", done(b"all of it"))
-    async with SqlStore(settings, tmp_path) as second:
-        assert await second.log("a-b") == b"all of it"
-        assert await second.templates() == [a_template()]
-
-
-async def test_of_one_name_one_build_is_live(store: SqlStore) -> None:
-    given = [store.add_build(a_build(number)) for number in range(8)]
-    assert sorted(await asyncio.gather(*given)) == [False] * 7 + [True]
-    assert await store.add_build(a_build(9, name="other"))
-
-
-async def test_a_build_takes_the_place_of_another(store: SqlStore) -> None:
-    await store.add_build(a_build(1))
-    assert await store.add_build(a_build(2), replacing="id1")
-    newest = await store.build("a-b")
-    assert newest is not None
-    assert newest.id == "id2"
-    assert not await store.end_build("id1", done(b"of the first")), "it had ended"
-    assert await store.template("a-b") is None
-    assert await store.log("a-b", "id1") == b"of the first"
-    assert await store.end_build("id2", done(b"of the second"))
-    assert await store.log("a-b") == b"of the second"
-
-
-async def test_a_build_is_kept_by_its_owner_alone(store: SqlStore) -> None:
-    await store.add_build(a_build(owner="one", lease=10.0))
-    going = a_build(status=BuildStatus.RUNNING, phase="fetching", run="r", owner="one", lease=20.0)
-    assert await store.keep_build(going)
-    assert await store.build("a-b") == going
-    assert not await store.keep_build(replace(going, owner="two", phase="pushing"))
-    assert await store.claim_builds("two", 15.0, 30.0) == [], "its lease is not over"
-    taken = replace(going, owner="two", lease=50.0)
-    assert await store.claim_builds("two", 25.0, 50.0) == [taken]
-    assert not await store.keep_build(going), "another one follows it now"
-    await store.end_build("id1", done())
-    assert not await store.keep_build(taken), "it has ended"
-    assert await store.claim_builds("three", 99.0, 100.0) == []
-
-
-async def test_of_many_who_claim_one_gets_it(store: SqlStore) -> None:
-    await store.add_build(a_build())
-    claims = [store.claim_builds(f"s{number}", 5.0, 50.0) for number in range(6)]
-    assert sorted(len(claimed) for claimed in await asyncio.gather(*claims)) == [0] * 5 + [1]
-
-
-async def test_the_newest_of_each_name(store: SqlStore) -> None:
-    for number, name in enumerate(["x", "y", "x", "z"]):
-        await store.add_build(a_build(number, name=name))
-        await store.end_build(f"id{number}", done(template=None))
-    assert [build.id for build in await store.builds()] == ["id3", "id2", "id1"]
-
-
-async def test_a_template_is_that_of_the_last_build(store: SqlStore) -> None:
-    for number in (1, 2):
-        await store.add_build(a_build(number))
-        await store.end_build(f"id{number}", done(template=a_template(ref=str(number))))
-    assert [template.ref for template in await store.templates()] == ["2"]
-    assert await store.remove_template("a-b")
-    assert not await store.remove_template("a-b")
-
-
-async def test_deployments_until_they_end(store: SqlStore) -> None:
-    for number, template in ((1, "a"), (2, "b"), (3, "a")):
-        await store.add_deployment(a_deployment(number, template))
-    ready = replace(a_deployment(1, "a"), status=DeploymentStatus.READY, url="http://x/")
-    await store.change_deployment(ready)
-    assert await store.deployments("a") == [ready, a_deployment(3, "a")]
-    assert len(await store.deployments()) == 3
-    ended = replace(ready, status=DeploymentStatus.ENDED, message="gone", ended=9.0)
-    await store.change_deployment(ended)
-    await store.change_deployment(ready)
-    assert await store.deployment("a", "dep1") == ended, "what has ended stays so"
-    assert await store.deployment("b", "dep1") is None, "it is another template's"
-    claimed = await store.claim_deployments("me", 5.0, 50.0)
-    assert {one.id for one in claimed} == {"dep2", "dep3"}
-    assert await store.claim_deployments("you", 5.0, 50.0) == []
-
-
-async def test_keys(store: SqlStore) -> None:
-    one = KeyRecord(id="one", name="", digest=b"1", created=1.0)
-    await store.add_key(one)
-    await store.add_key(replace(one, id="two", created=2.0))
-    with pytest.raises(BackendUnavailable):
-        await store.add_key(one)
-    assert await store.revoke_key("one", 3.0)
-    assert not await store.revoke_key("one", 4.0)
-    assert [(key.id, key.revoked) for key in await store.keys()] == [("one", 3.0), ("two", None)]
-
-
-async def test_what_is_old_is_forgotten_and_what_is_live_is_not(store: SqlStore) -> None:
-    for number in (1, 2, 3):
-        await store.add_build(a_build(number, name=f"n{number}"))
-        await store.add_deployment(a_deployment(number))
-    await store.end_build("id1", done(ended=100.0))
-    await store.end_build("id2", done(ended=200.0, template=None))
-    await store.change_deployment(
-        replace(a_deployment(1), status=DeploymentStatus.ENDED, ended=100.0)
-    )
-    await store.sweep(before=150.0, keep_bytes=1000)
-    assert [build.name for build in await store.builds()] == ["n3", "n2"]
-    assert await store.log("n1") is None
-    assert await store.log("n2") == b"log"
-    assert await store.deployment("a-b", "dep1") is None
-    assert len(await store.deployments()) == 2
-    assert await store.template("a-b") is not None, "a template outlives the record of its build"
-
-
-async def test_the_oldest_logs_go_first(store: SqlStore) -> None:
-    for number in range(5):
-        await store.add_build(a_build(number, name=f"n{number}"))
-        await store.end_build(f"id{number}", done(bytes(100), template=None))
-    await store.sweep(before=0.0, keep_bytes=250)
-    kept = [number for number in range(5) if await store.log(f"n{number}") is not None]
-    assert kept == [3, 4]
-    assert len(await store.builds()) == 5, "the builds themselves are kept"
+# -- Beyond the suite ---
 
 
 async def test_who_is_cancelled_breaks_nothing(store: SqlStore) -> None:
@@ -268,19 +80,6 @@ async def test_who_is_cancelled_breaks_nothing(store: SqlStore) -> None:
     assert await store.add_build(a_build(99))
     await store.end_build("id99", done())
     assert await store.log("a-b") == b"log"
-
-
-async def test_two_servers_open_an_empty_database_at_once(
-    settings: StoreSettings, tmp_path: Path
-) -> None:
-    stores = [SqlStore(settings, tmp_path) for _ in range(4)]
-    await asyncio.gather(*(one.__aenter__() for one in stores))
-    try:
-        assert await stores[0].add_build(a_build())
-        assert not await stores[3].add_build(a_build(2))
-    finally:
-        for one in stores:
-            await one.__aexit__(None, None, None)
 
 
 async def test_migrations_make_what_the_code_expects(store: SqlStore) -> None:

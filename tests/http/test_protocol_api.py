@@ -172,6 +172,27 @@ async def test_two_repositories_whose_names_come_to_the_same(tmp_path: Path) -> 
         assert await it.build("https://www.github.com/a-b/c.git") == first
 
 
+async def test_a_password_in_an_address_is_told_to_nobody(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        await it.build("https://ada:hunter2@github.com/a/b")
+        assert "hunter2" not in (await it.ask("GET", "/builds/a-b", key="")).text
+    assert b"hunter2" not in all_of(tmp_path)
+
+
+def empty_repository(repo: Path) -> Path:
+    repo.mkdir(parents=True)
+    for command in ("init -q", "-c user.name=A -c user.email=a@x commit -q --allow-empty -m x"):
+        subprocess.run(["git", *command.split()], cwd=repo, check=True)
+    return repo
+
+
+async def test_a_repository_of_any_git_server(tmp_path: Path) -> None:
+    flags = {"asker.allow_file_urls": True, "providers.git.schemes": ("file",)}
+    repo = empty_repository(tmp_path / "owner" / "a repo.git")
+    async with world(tmp_path / "state", flags) as it:
+        assert await it.build(repo.as_uri()) == "owner-a-repo"
+
+
 # -- What is asked wrongly -------------------------------------------------------------------------
 
 

@@ -22,12 +22,14 @@ pytest.register_assert_rewrite(
     "binder_core.testing.launchers",
     "binder_core.testing.plugins",
     "binder_core.testing.providers",
+    "binder_core.testing.stores",
 )
 
 from binder_core.testing.builders import BuilderSuite  # noqa: E402 - after the line above
 from binder_core.testing.launchers import LauncherSuite  # noqa: E402
 from binder_core.testing.providers import Dialogue, ProviderSuite  # noqa: E402
 from binder_core.testing.reports import LaunchLog, StrictReport  # noqa: E402
+from binder_core.testing.stores import StoreSuite  # noqa: E402
 
 __all__ = [
     "BuilderSuite",
@@ -35,5 +37,6 @@ __all__ = [
     "LaunchLog",
     "LauncherSuite",
     "ProviderSuite",
+    "StoreSuite",
     "StrictReport",
 ]
