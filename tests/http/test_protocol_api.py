@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from protocol_world import REPOSITORY, TEMPLATE, error, new_key, world
-from serving import SPEC, STREAM, events
+from serving import SPEC, STREAM, events, until
 
 from binder_core.engine import Binder
 from binder_core.protocol import BINDER
@@ -461,6 +463,27 @@ async def test_a_database_that_is_away_disturbs_nobody_else(tmp_path: Path) -> N
         assert (await it.client.get("/health")).json()["ok"]
 
 
+async def test_a_database_that_is_away_for_a_while(tmp_path: Path) -> None:
+    flags = {"records.sql.timeout": 0.1, "records.lease": 0.3, "builder.fake.silent": 0.3}
+    async with world(tmp_path, flags) as it:
+        await it.build("https://github.com/a/before")
+        assert (await it.start()).status_code == 200
+        with closing(sqlite3.connect(tmp_path / "records.sqlite", isolation_level=None)) as held:
+            held.execute("BEGIN IMMEDIATE")
+            assert error(await it.start("https://github.com/a/c")) == (500, "badQuery")
+            body = {"template-name": "a-before"}
+            assert error(await it.ask("POST", "/applications/", body)) == (500, "badDatabase")
+            engine = it.builder.engine
+            await until(lambda: len(engine.runs) == 2 and engine.runs[1].ended(engine.clock()))
+            status = (await it.ask("GET", f"/builds/{TEMPLATE}")).json()["status"]
+            assert status in {"pending", "running"}
+            held.execute("ROLLBACK")
+        await it.until(f"/builds/{TEMPLATE}", lambda told: told["status"] == "completed")
+        assert "Step 10" in (await it.ask("GET", f"/builds/{TEMPLATE}/log")).text
+        assert engine.runs_started.total() == 2, "what could not be recorded was not begun"
+        assert not it.launcher.engine.servers
+
+
 async def test_a_state_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     async with world(tmp_path / "file" / "x", with_key=False) as it:
@@ -517,6 +540,21 @@ async def test_a_launch_goes_on_on_another_server(tmp_path: Path) -> None:
         path = f"/applications/{TEMPLATE}/{ident}"
         await it.until(path, lambda told: told["location"])
         assert engine.servers_started.total() == 1
+
+
+async def test_force_on_another_server(tmp_path: Path) -> None:
+    async with world(tmp_path, SLOW) as one, world(tmp_path, SLOW) as two:
+        engine = two.builder.engine = two.launcher.engine = one.builder.engine
+        await one.build(status="running")
+        assert error(await two.start()) == (500, "alreadyBuilding")
+        assert (await two.start(force=True)).status_code == 200
+        async with asyncio.timeout(10):
+            await engine.until(lambda: engine.runs_started.total() == 2)
+        first, second = engine.runs
+        assert first.stopped is not None
+        assert not second.ended(engine.clock())
+        for it in (one, two):
+            await it.until(f"/builds/{TEMPLATE}", lambda told: told["status"] == "running")
 
 
 async def test_draining_begins_nothing_that_is_lost(tmp_path: Path) -> None:
