@@ -174,7 +174,7 @@ def _option(param: Param) -> click.Option:
 
 def _global_options(protocol: Protocol, endpoint: Endpoint) -> list[click.Parameter]:
     told = {param.name: clean(param.description) for param in protocol.params}
-    key = told.get("api-key", "")
+    key = told.get("api-key") or "key that the server knows"
     return [
         click.Option(
             ["--host"],
@@ -195,9 +195,7 @@ def _global_options(protocol: Protocol, endpoint: Endpoint) -> list[click.Parame
             required=endpoint.request.authorized,
             envvar=_VARIABLES["api-key"],
             show_envvar=True,
-            help=f"{key}; better by the variable: others can read arguments"
-            if endpoint.request.authorized
-            else "not needed here",
+            help=f"{key}; better by the variable: others can read arguments",
         ),
         click.Option(
             ["--timeout"],

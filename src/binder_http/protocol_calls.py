@@ -192,7 +192,8 @@ class _Base:
             headers = {"accept": "application/json"}
             if call.body is not None:
                 headers["content-type"] = "application/json"
-            if call.authorized:
+            # Where an endpoint needs none, the operator may still want one.
+            if call.authorized or key is not None:
                 headers["authorization"] = _key(key)
         except ValueError as error:
             raise failure(self.protocol, endpoint, MALFORMED, detail=str(error)) from None

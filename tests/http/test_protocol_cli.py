@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -439,3 +440,43 @@ def test_failures_are_of_this_command_alone(asked: Declared) -> None:
     result = binder("registry", "fetch-all", *where(asked))
     assert result.exit_code == 1
     assert "The request failed: status 500" in result.stderr
+
+
+# The docs.
+
+DOCS: Final = Path(__file__).parents[2] / "docs"
+BLOCKS: Final = re.findall(
+    r"^```(python|json)\n(.*?)^```$",
+    (DOCS / "older-protocol.md").read_text(encoding="utf-8"),
+    re.DOTALL | re.MULTILINE,
+)
+
+
+def test_the_reference_is_up_to_date() -> None:
+    reference = (DOCS / "older-protocol-reference.md").read_text(encoding="utf-8")
+    assert reference.partition("compares.\n\n")[2] == markdown(BINDER)
+
+
+def test_the_examples_of_the_docs_run(
+    asked: Declared,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    results: dict[str, Any] = {
+        "start": {"name": "a-b"},
+        "status": dict.fromkeys(["name", "start-time", "status", "phase", "repository"], "running"),
+        "deploy": {"id": "x"},
+        "findAll": [{"title": "Red", "lent": None}],
+    }
+    asked.handler = lambda got: results[got.endpoint.name]
+    for kind, text in BLOCKS:
+        if kind == "json":
+            (tmp_path / "shelves.json").write_text(text)
+            asked.protocol = loads(text)
+        else:
+            code = text.replace("8585", str(asked.port)).replace("…", KEY)
+            exec(compile(code, "older-protocol.md", "exec"), {})
+    assert [got.endpoint.name for got in asked.got] == ["start", "status", "deploy", "findAll"]
+    assert capsys.readouterr().out == "running\nx\n[{'title': 'Red', 'lent': None}]\n"

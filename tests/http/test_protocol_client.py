@@ -99,7 +99,7 @@ def test_clients_and_handlers_agree(case: Case, data: st.DataObject) -> None:
         for got in RUNNING.got:
             assert got.endpoint is case.endpoint
             assert got.values == case.values
-            assert got.key == (KEY if case.endpoint.request.authorized else None)
+            assert got.key == KEY
         assert len(RUNNING.got) == len(outcomes)
 
 
@@ -181,13 +181,13 @@ def test_a_path_can_stand_before() -> None:
         assert there.asked[0].headers["authorization"] == KEY
 
 
-def test_a_key_goes_only_where_one_is_needed() -> None:
+def test_an_open_endpoint_needs_no_key_and_gets_one_if_there_is_one() -> None:
     body = b'{"id":"1","location":null}'
-    with scripted(lambda *_: _json(body)) as there:
-        with BlockingClient(host=there.url, api_key=KEY) as client:
-            assert client.deploy.status(template_name="a/b", id="..x")["location"] is None
-        assert there.asked[0].target == "/applications/a%2Fb/..x"
-        assert "authorization" not in there.asked[0].headers
+    with scripted(lambda *_: _json(body)) as there, BlockingClient(host=there.url) as client:
+        assert client.deploy.status(template_name="a/b", id="..x")["location"] is None
+        client.deploy.status(template_name="a", id="b", api_key=KEY)
+    assert there.asked[0].target == "/applications/a%2Fb/..x"
+    assert [asked.headers.get("authorization") for asked in there.asked] == [None, KEY]
 
 
 def test_names_of_python_keep_clear_of_what_clients_have(server: Declared) -> None:

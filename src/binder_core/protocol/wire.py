@@ -63,7 +63,7 @@ class Call:
     body: bytes | None
     """JSON, or None where the endpoint takes no body."""
     authorized: bool
-    """Whether the API key goes along, as the whole ``Authorization`` header without a scheme."""
+    """Whether it needs an API key, as the whole ``Authorization`` header without a scheme."""
 
 
 @dataclass(frozen=True, slots=True)
