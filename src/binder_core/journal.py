@@ -8,6 +8,7 @@ a reader who comes to the gap is told how many lines were left out.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from typing import Final
 
 from binder_core import events
@@ -46,6 +47,17 @@ class Told:
         return f"Told({self.id!r}, {self.data.decode()})"
 
 
+class Page(list[Told]):
+    """Events that were read together: who reads the same gets the same page."""
+
+    __slots__ = ("frames",)
+
+    def __init__(self, told: Iterable[Told] = ()) -> None:
+        super().__init__(told)
+        self.frames: bytes | None = None
+        """Where an adapter may keep its encoding of all of them."""
+
+
 class Journal:
     """An append-only list of events with numbers.
 
@@ -65,6 +77,9 @@ class Journal:
         self._tail_from = 0
         self._tail_bytes = 0
         self._left_out = 0
+        # What was read last, from where, at most how much, and up to where. Watchers are woken
+        # together and mostly stand at the same place: all but the first find their page here.
+        self._last_read: tuple[int, int, Page, int] | None = None
         self._log_phase = Phase.BUILDING
         self.last_number = 0
         """The highest number taken."""
@@ -94,7 +109,8 @@ class Journal:
         elif number <= self.last_number:
             raise ValueError(f"number {number} after {self.last_number}")
         self.last_number = number
-        if told.phase in LOG:
+        self._last_read = None
+        if told.phase is not self._log_phase and told.phase in LOG:
             self._log_phase = told.phase
         size = len(told.data) + _OVERHEAD
         if not self._tail and self._head_bytes + size <= self._half:
@@ -114,7 +130,7 @@ class Journal:
             del self._tail_numbers[: self._tail_from]
             self._tail_from = 0
 
-    def read(self, position: int, at_most: int = AT_MOST) -> tuple[list[Told], int]:
+    def read(self, position: int, at_most: int = AT_MOST) -> tuple[Page, int]:
         """Return events from `position` on, and the position behind them.
 
         Where events were left out, one event in their place says how many.
@@ -123,10 +139,13 @@ class Journal:
             position: 0 for the first event; what `read` or `position_after` returned.
             at_most: How many events to return, so that a slow reader holds no more than these.
         """
-        told: list[Told] = []
-        head = len(self._head)
+        last = self._last_read
+        if last is not None and last[0] == position and last[1] == at_most:
+            return last[2], last[3]
+        told = Page()
+        start, head = position, len(self._head)
         if position < head:
-            told = self._head[position : position + at_most]
+            told += self._head[position : position + at_most]
             position += len(told)
         tail_at = head + self._left_out
         room = at_most - len(told)
@@ -135,10 +154,11 @@ class Journal:
             position = tail_at
             room -= 1
         if room and position >= tail_at:
-            start = self._tail_from + position - tail_at
-            tail = self._tail[start : start + room]
+            first = self._tail_from + position - tail_at
+            tail = self._tail[first : first + room]
             told += tail
             position += len(tail)
+        self._last_read = start, at_most, told, position
         return told, position
 
     def position_after(self, number: int) -> int:

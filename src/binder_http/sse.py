@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from binder_core.journal import Told
+from binder_core.journal import Page, Told
 from binder_core.ordering import FINAL
 
 HEARTBEAT: Final = b":heartbeat\n\n"
@@ -37,7 +37,14 @@ def frame(told: Told) -> bytes:
 
 def frames(batch: Sequence[Told]) -> bytes:
     """Return a batch as one write; nothing new is a heartbeat."""
-    return b"".join(map(frame, batch)) or HEARTBEAT
+    if not batch:
+        return HEARTBEAT
+    if not isinstance(batch, Page):
+        return b"".join(map(frame, batch))
+    # A page of a journal is joined once for all who read it.
+    if batch.frames is None:
+        batch.frames = b"".join(map(frame, batch))
+    return batch.frames
 
 
 def ends(batch: Sequence[Told]) -> bool:

@@ -177,13 +177,15 @@ class Jobs:
 
     def _news(self, job: BuildJob, urgent: bool) -> None:  # noqa: FBT001 - a callback
         """Wake the watchers: now, or together with others if they were woken just now."""
-        now = anyio.current_time()
-        if urgent or now - job.rung >= self.limits.batch:
-            job.rung = now
-            job.bell.ring()
-        elif job not in self._dirty:
-            self._dirty.add(job)
-            self._poured.ring()
+        # First what costs nothing: while lines pour in, a ring is due anyway.
+        if urgent or job not in self._dirty:
+            now = anyio.current_time()
+            if urgent or now - job.rung >= self.limits.batch:
+                job.rung = now
+                job.bell.ring()
+            else:
+                self._dirty.add(job)
+                self._poured.ring()
         if self.limits.build_silence is not None:
             self.handle(builds.Spoke(job.id))
 
