@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import closing
 from typing import ClassVar
 
-import anyio
-import anyio.lowlevel
 import msgspec
 
 from binder_core.plugin import (
@@ -17,6 +17,8 @@ from binder_core.plugin import (
     Plugin,
     Report,
 )
+
+_PIECE = 65536
 
 
 class FeedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,17 +42,18 @@ class FeedBuilder(Plugin):
 
     async def exists(self, image: str) -> bool:
         """Return that there is none."""
-        await anyio.lowlevel.checkpoint()
+        await asyncio.sleep(0)
         return False
 
     async def build(self, request: BuildRequest, report: Report) -> None:
         """Report what the feeder writes."""
         plan = request.repo_url.partition("//")[2].partition("/")[2]
         reader = LogReader()
-        async with await anyio.connect_unix(self._settings.socket) as stream:
-            await stream.send(f"log {plan}\n".encode())
+        lines, plea = await asyncio.open_unix_connection(self._settings.socket)
+        with closing(plea):
+            plea.write(f"log {plan}\n".encode())
             report.started(plan.partition("/")[0])
-            async for data in stream:
+            while data := await lines.read(_PIECE):
                 for entry in reader.feed(data):
                     if isinstance(entry, Outcome):
                         if not entry.built:
