@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgspec
 import pytest
 from declarations import Case, answers, cases, protocols, texts
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from binder_core.protocol import (
@@ -36,7 +36,9 @@ from binder_core.protocol import (
     parse,
 )
 
-fewer = settings(max_examples=50)
+# Drawing a declaration takes a while, more so on a busy machine.
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+fewer = settings(calm, max_examples=40)
 
 START: Final = BINDER.endpoint("build.start")
 FETCH: Final = BINDER.endpoint("registry.fetch")
@@ -52,6 +54,7 @@ def received(protocol: Protocol, method: str, target: str, body: bytes | None) -
     return found.endpoint, parse(protocol, found, query=query, body=body or b"")
 
 
+@calm
 @given(cases())
 def test_what_is_sent_is_what_is_received(case: Case) -> None:
     call = fill(case.protocol, case.endpoint, case.values)
@@ -162,6 +165,7 @@ def test_any_path_is_one_endpoint_or_none(protocol: Protocol, path: str, method:
         assert received(protocol, call.method, call.target, call.body)[1] == values
 
 
+@calm
 @given(st.binary(max_size=40), st.binary(max_size=20))
 def test_any_body_and_query_is_parsed_or_malformed(body: bytes, query: bytes) -> None:
     found = match(BINDER, "POST", "/builds/")
@@ -368,6 +372,7 @@ def test_good_answers() -> None:
     assert interpret(BINDER, preload, 200, b"{}") == {}
 
 
+@calm
 @given(st.data())
 def test_an_answer_without_one_of_its_fields_is_none(data: st.DataObject) -> None:
     _, endpoint = data.draw(

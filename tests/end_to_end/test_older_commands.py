@@ -90,8 +90,8 @@ async def test_the_whole_way_to_a_notebook(
             await until(lambda: client.build.status(image_name=name), completed)
             await client.deploy.preload(template_name=name)
             ident = (await client.deploy.deploy(template_name=name))["id"]
-            asked = {"template_name": name, "id": ident}
-            await opens(await until(lambda: client.deploy.status(**asked), location))
+            status = client.deploy.status
+            await opens(await until(lambda: status(template_name=name, id=ident), location))
 
         def run(*args: str) -> Awaitable[Any]:
             return command(server, key, *args)
