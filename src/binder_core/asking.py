@@ -88,6 +88,22 @@ def git_ls_remote(url: str, *patterns: str) -> Asks[GitRefs]:
     return refs
 
 
+def unasked(flow: Asks[T]) -> T | None:
+    """Return what the dialogue comes to if nobody has to be asked, else None.
+
+    Raises:
+        BinderError: The dialogue's own.
+    """
+    try:
+        next(flow)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    finally:
+        flow.close()
+    return None
+
+
 async def perform(flow: Asks[T], ask: Callable[[Question], Awaitable[Answer]]) -> T:
     """Return what the dialogue comes to, `ask` answering its questions.
 

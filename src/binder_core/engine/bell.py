@@ -15,15 +15,22 @@ T = TypeVar("T")
 class Bell:
     """Wakes everyone who waits when it is rung. It has no memory: look first, then wait."""
 
-    __slots__ = ("_event",)
+    __slots__ = ("_event", "beats")
 
     def __init__(self) -> None:
+        self.beats = 0
+        """How many rings were heartbeats: who then finds nothing new tells one."""
         self._event = anyio.Event()
 
     def ring(self) -> None:
         """Wake all who wait now."""
         rung, self._event = self._event, anyio.Event()
         rung.set()
+
+    def beat(self) -> None:
+        """Wake all for a heartbeat."""
+        self.beats += 1
+        self.ring()
 
     async def wait(self) -> None:
         """Return at the next ring."""

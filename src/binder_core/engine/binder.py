@@ -14,7 +14,7 @@ from typing import Self, TypeVar
 import anyio
 
 from binder_core import naming
-from binder_core.asking import perform
+from binder_core.asking import perform, unasked
 from binder_core.engine.bell import Batch, Flight, Source
 from binder_core.engine.build_job import BuildJob
 from binder_core.engine.jobs import Jobs, failed_event
@@ -177,12 +177,17 @@ class Binder:
         if isinstance(cursor, LaunchCursor):
             resolved = provider.pinned(spec, cursor.ref)
         else:
-            asked = self._jobs.once((provider.prefix, spec), lambda: self._resolve(provider, spec))
-            async with aclosing(self._pull(asked)) as beats:
-                async for beat in beats:
-                    yield beat
-            resolved = asked.result()
-            del asked, beats  # who is parked further down shall hold no more than it needs
+            known = unasked(provider.resolve(spec))
+            if known is None:
+                asked = self._jobs.once(
+                    (provider.prefix, spec), lambda: self._resolve(provider, spec)
+                )
+                async with aclosing(self._pull(asked)) as beats:
+                    async for beat in beats:
+                        yield beat
+                known = asked.result()
+                del asked, beats  # who is parked further down shall hold no more than it needs
+            resolved = known
             if resolved.notice and cursor is None:
                 yield [Told(Waiting(message=resolved.notice))]
         image = naming.image_name(self._image_prefix, resolved.slug, resolved.ref)
@@ -217,16 +222,16 @@ class Binder:
                 yield batch
 
     async def _pull(self, source: Source) -> AsyncGenerator[Batch]:
-        """Yield what is new until there is no more; who wakes and finds nothing new beats."""
-        waited = False
+        """Yield what is new until there is no more, and nothing (a heartbeat) at each beat."""
+        bell, beats = source.bell, source.bell.beats
         while (batch := source.read()) is not None:
-            if batch or waited:
+            if batch or bell.beats != beats:
+                beats = bell.beats
                 yield batch
-            waited = not batch
-            if waited:
-                if self._jobs.draining:
-                    raise _Draining
-                await source.bell.wait()
+            elif self._jobs.draining:
+                raise _Draining
+            else:
+                await bell.wait()
 
     async def _watch(self, job: BuildJob, cursor: LogCursor | None) -> AsyncGenerator[Batch]:
         """Yield what is told of a build that was joined, and leave it."""

@@ -89,7 +89,8 @@ class Jobs:
     def drain(self) -> None:
         """Let every stream end without a last event, and begin nothing new."""
         self.draining = True
-        self._ring_all()
+        for bell in self._bells():
+            bell.ring()
 
     @property
     def launching(self) -> int:
@@ -342,8 +343,10 @@ class Jobs:
     # -- The timer --------------------------------------------------------------------------------
 
     def _at(self, when: float, do: Callable[[], object]) -> None:
-        heapq.heappush(self._alarms, (when, next(self._count), do))
-        self._timer.ring()
+        alarm = (when, next(self._count), do)
+        heapq.heappush(self._alarms, alarm)
+        if self._alarms[0] is alarm:
+            self._timer.ring()
 
     async def _keep_time(self) -> None:
         while True:
@@ -375,12 +378,12 @@ class Jobs:
         """Ring everywhere: who wakes and finds nothing new sends a heartbeat."""
         while True:
             await anyio.sleep(self.limits.heartbeat)
-            self._ring_all()
+            for bell in self._bells():
+                bell.beat()
 
-    def _ring_all(self) -> None:
-        for held in (self._builds, self._launches, self._flights):
-            for job in held.values():
-                job.bell.ring()
+    def _bells(self) -> list[Bell]:
+        held = (self._builds, self._launches, self._flights)
+        return [job.bell for jobs in held for job in jobs.values()]
 
 
 def failed_event(error: Exception) -> Failed:
