@@ -90,7 +90,7 @@ _BUILD_GROUP: Final = Group(
                 Param(
                     "force",
                     Kind.BOOLEAN,
-                    "build anew even if the repository is being built or has been built",
+                    "stop the build of this repository that is under way, and start anew",
                     required=False,
                 ),
             ),
