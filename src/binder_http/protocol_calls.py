@@ -189,7 +189,9 @@ class _Base:
         call = fill(self.protocol, endpoint, values)
         try:
             place = _place(host, port)
-            headers = {"accept": "application/json"}
+            # Kept open, a connection would be closed by the server just as the next request goes
+            # out, now and then; nobody could say then whether that one was heard.
+            headers = {"accept": "application/json", "connection": "close"}
             if call.body is not None:
                 headers["content-type"] = "application/json"
             # Where an endpoint needs none, the operator may still want one.

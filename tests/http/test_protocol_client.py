@@ -187,6 +187,7 @@ def test_an_open_endpoint_needs_no_key_and_gets_one_if_there_is_one() -> None:
         assert client.deploy.status(template_name="a/b", id="..x")["location"] is None
         client.deploy.status(template_name="a", id="b", api_key=KEY)
     assert there.asked[0].target == "/applications/a%2Fb/..x"
+    assert there.asked[0].headers["connection"] == "close"
     assert [asked.headers.get("authorization") for asked in there.asked] == [None, KEY]
 
 
