@@ -135,6 +135,8 @@ def ours(**settings: object) -> Iterator[Server]:
             "server.port": port,
             "server.state_dir": state,
             "server.build_only": "true",
+            # hypercorn by itself logs none either.
+            "server.access_log": "false",
             "security.key": KEY,
             "builder.kind": "fake",
             "launcher.kind": "fake",

@@ -20,6 +20,9 @@ CAP_BYTES: Final = 16 * 2**20
 AT_MOST: Final = 1000
 """How many events a reader takes at once."""
 
+_PAGES: Final = 4
+"""How many pages are held for others who read the same."""
+
 _OVERHEAD: Final = 256
 """Bytes that an event costs beside its own, roughly: the objects around it."""
 
@@ -77,9 +80,10 @@ class Journal:
         self._tail_from = 0
         self._tail_bytes = 0
         self._left_out = 0
-        # What was read last, from where, at most how much, and up to where. Watchers are woken
-        # together and mostly stand at the same place: all but the first find their page here.
-        self._last_read: tuple[int, int, Page, int] | None = None
+        # What was read last, by where it starts and at most how much, and the position behind it.
+        # Watchers are woken together and mostly stand at the same place: all but the first find
+        # their pages here, until the next event comes.
+        self._pages: dict[tuple[int, int], tuple[Page, int]] = {}
         self._log_phase = Phase.BUILDING
         self.last_number = 0
         """The highest number taken."""
@@ -109,7 +113,7 @@ class Journal:
         elif number <= self.last_number:
             raise ValueError(f"number {number} after {self.last_number}")
         self.last_number = number
-        self._last_read = None
+        self._pages.clear()
         if told.phase is not self._log_phase and told.phase in LOG:
             self._log_phase = told.phase
         size = len(told.data) + _OVERHEAD
@@ -139,11 +143,11 @@ class Journal:
             position: 0 for the first event; what `read` or `position_after` returned.
             at_most: How many events to return, so that a slow reader holds no more than these.
         """
-        last = self._last_read
-        if last is not None and last[0] == position and last[1] == at_most:
-            return last[2], last[3]
+        asked = position, at_most
+        if (held := self._pages.get(asked)) is not None:
+            return held
         told = Page()
-        start, head = position, len(self._head)
+        head = len(self._head)
         if position < head:
             told += self._head[position : position + at_most]
             position += len(told)
@@ -158,7 +162,10 @@ class Journal:
             tail = self._tail[first : first + room]
             told += tail
             position += len(tail)
-        self._last_read = start, at_most, told, position
+        if told:
+            if len(self._pages) == _PAGES:
+                del self._pages[next(iter(self._pages))]
+            self._pages[asked] = told, position
         return told, position
 
     def position_after(self, number: int) -> int:
