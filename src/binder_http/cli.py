@@ -6,6 +6,7 @@ Everything but click is imported inside the commands: ``binder --help`` has to c
 # ruff: noqa: PLC0415 - as the docstring says
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -173,16 +174,22 @@ def serve(
         },
     )
     with _errors():
-        import asyncio
-        import logging
+        # Hardly anything that is made from here until the server answers is garbage: the collector
+        # would look at all of it a dozen times. `binder_http.server.serve` enables it again.
+        gc.disable()
+        try:
+            import asyncio
+            import logging
 
-        from binder_http.config import load
-        from binder_http.server import serve as run
+            from binder_http.config import load
+            from binder_http.server import serve as run
 
-        config = load(config_file, flags=flags)
-        level = logging.WARNING if quiet else logging.INFO
-        logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
-        asyncio.run(run(config))
+            config = load(config_file, flags=flags)
+            level = logging.WARNING if quiet else logging.INFO
+            logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
+            asyncio.run(run(config))
+        finally:
+            gc.enable()
 
 
 @main.command()

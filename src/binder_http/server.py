@@ -39,6 +39,7 @@ log = logging.getLogger("binder.http")
 _HEAD_BYTES: Final = 256 * 1024
 """What hypercorn reads of a request before its end; our own caps are lower, and say so."""
 _AFTER_CUT: Final = 2.0
+_COLLECT_AFTER: Final = 20_000
 _BACKLOG: Final = 1024
 _LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not bound to here
@@ -88,9 +89,12 @@ async def serve(config: Config, *, started: Callable[[Running], None] | None = N
     with _signals() as signals:
         async with running(config) as server:
             (started or announce)(server)
-            # What is there now lives as long as the server: the collector need not look at it.
-            gc.collect()
+            # What is there now lives as long as the server: the collector need not look at it. And
+            # it looks less often: a request makes hundreds of objects, few of them are garbage that
+            # only it can find.
             gc.freeze()
+            gc.set_threshold(_COLLECT_AFTER, 20, 50)
+            gc.enable()
             told = asyncio.create_task(signals.get())
             await asyncio.wait({told, server.ended}, return_when=asyncio.FIRST_COMPLETED)
             if not told.done():
