@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from benchmarks import processes
-from benchmarks.results import Results, title
+from benchmarks.results import Results, markdown, title
 
 CASES = (
     "fanout",
@@ -32,7 +32,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", action="append", choices=CASES, help="run this case alone")
     parser.add_argument("--quick", action="store_true", help="small loads: seconds, less exact")
-    parser.add_argument("--out", type=Path, help="folder for results.json and the plots")
+    parser.add_argument("--out", type=Path, help="folder for results.json, table.md and the plots")
     given = parser.parse_args()
     cases = tuple(given.only or CASES)
 
@@ -49,6 +49,7 @@ def main() -> int:
     if given.out:
         given.out.mkdir(parents=True, exist_ok=True)
         results.write(given.out / "results.json", seconds=round(seconds), quick=given.quick)
+        (given.out / "table.md").write_text(markdown(results))
         from benchmarks import plots  # noqa: PLC0415 - slow, and only for this
 
         plots.draw(results, given.out)

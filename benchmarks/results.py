@@ -78,6 +78,18 @@ class Results:
         path.write_text(json.dumps(said, indent=1) + "\n")
 
 
+def markdown(results: Results) -> str:
+    """Return the table for a page of the docs."""
+    lines = ["| case | figure | value | wanted | | made of |", "|---|---|---|---|---|---|"]
+    for row in results.rows:
+        sign = "≤" if row.kind == "at most" else "≥"
+        value, bound = f"{number(row.value)} {row.unit}", f"{sign} {number(row.bound)} {row.unit}"
+        verdict = "pass" if row.passed else "**miss**"
+        cells = (row.case, row.what, value.strip(), bound.strip(), verdict, row.note)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 _WIDTHS = (10, 46, 10, 12)
 
 
