@@ -84,7 +84,10 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 async def _listen() -> None:
     def told() -> None:
-        _go[sys.stdin.readline().strip()].set()
+        serial = sys.stdin.readline().strip()
+        if not serial:
+            sys.exit()  # whoever measured is gone
+        _go[serial].set()
 
     asyncio.get_running_loop().add_reader(sys.stdin, told)
     server = await asyncio.start_unix_server(_serve, sys.argv[1], backlog=1024)
