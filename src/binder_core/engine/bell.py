@@ -20,12 +20,14 @@ class Bell:
     def __init__(self) -> None:
         self.beats = 0
         """How many rings were heartbeats: who then finds nothing new tells one."""
-        self._event = anyio.Event()
+        # Made by the first who waits: most rings find nobody there.
+        self._event: anyio.Event | None = None
 
     def ring(self) -> None:
         """Wake all who wait now."""
-        rung, self._event = self._event, anyio.Event()
-        rung.set()
+        rung, self._event = self._event, None
+        if rung is not None:
+            rung.set()
 
     def beat(self) -> None:
         """Wake all for a heartbeat."""
@@ -34,6 +36,8 @@ class Bell:
 
     async def wait(self) -> None:
         """Return at the next ring."""
+        if self._event is None:
+            self._event = anyio.Event()
         await self._event.wait()
 
 
