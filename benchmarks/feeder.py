@@ -28,7 +28,7 @@ from binder_http import sse
 
 _TEXT: Final = "Collecting some-package>=1.2.3 (from -r requirements.txt)"
 _AT_ONCE: Final = 64
-_PREPARED: Final = 100_000
+_PREPARED: Final = 5_000
 
 _go: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
