@@ -43,7 +43,6 @@ T = TypeVar("T")
 MAX_SPEC_CHARS = 4096
 """A longer spec is refused before anything looks at it."""
 
-_NO_LAUNCHER = "This server builds images and launches nothing."
 _STOPPED = "The build was stopped."
 
 
@@ -249,15 +248,15 @@ class Binder:
     def _launch(
         self, request: Request, resolved: Resolved, image: str, cursor: LaunchCursor
     ) -> LaunchJob:
-        if self.launcher is None:
-            raise Refused(_NO_LAUNCHER, status=400)
-        token = self._signer.token(cursor.name, cursor.time)
+        server = self.server(
+            cursor.name, image, cursor.time, repo_url=resolved.repo_url, ref=resolved.ref
+        )
 
         def ready(url: str) -> Ready:
             return Ready(
                 message=f"Server running at {url}\n",
                 url=url,
-                token=token,
+                token=server.token,
                 image=image,
                 repo_url=resolved.repo_url,
                 binder_ref_url=resolved.ref_url,
@@ -266,13 +265,21 @@ class Binder:
                 binder_persistent_request=f"v2/{request.provider}/{resolved.spec}",
             )
 
+        return self._begin(cursor, server, ready, spec=request.text, provider=request.provider)
+
+    def _begin(
+        self,
+        cursor: LaunchCursor,
+        server: LaunchRequest,
+        ready: Callable[[str], Ready],
+        *,
+        spec: str,
+        provider: str,
+    ) -> LaunchJob:
+        if self.launcher is None:
+            raise Refused("This server builds images and launches nothing.", status=400)
         return self._jobs.launch(
-            cursor,
-            LaunchRequest(cursor.name, image, token, resolved.repo_url, resolved.ref),
-            ready,
-            spec=request.text,
-            provider=request.provider,
-            signer=self._signer,
+            cursor, server, ready, spec=spec, provider=provider, signer=self._signer
         )
 
     # -- Apart from a stream ----------------------------------------------------------------------
@@ -362,20 +369,17 @@ class Binder:
             Refused: This server launches nothing.
             ShuttingDown: `drain` was called meanwhile; the launch may well go on.
         """
-        if self.launcher is None:
-            raise Refused(_NO_LAUNCHER, status=400)
 
         def ready(url: str) -> Ready:
             message = f"Server running at {url}\n"
             return Ready(message=message, url=url, token=server.token, image=server.image)
 
-        launched = self._jobs.launch(
+        launched = self._begin(
             LaunchCursor(server.name, server.ref, began),
             server,
             ready,
             spec=f"image/{server.image}",
             provider="image",
-            signer=self._signer,
         )
         last: Event | None = None
         try:

@@ -48,8 +48,6 @@ class BuildJob:
         self.ended = False
         self.heard = 0
         """How many words of the builder have come, those that came again included."""
-        self.stopping = ""
-        """Why it shall end, once that is asked for."""
         self.began = anyio.current_time()
         self.scope = anyio.CancelScope()
         self._on_start = on_start

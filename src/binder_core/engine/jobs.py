@@ -214,9 +214,7 @@ class Jobs:
                     message = f"Waiting for a free build slot: number {place} in the queue\n"
                     self._builds[build_id].tell_waiting(message)
                 case builds.Stop(build_id, reason):
-                    job = self._builds[build_id]
-                    job.stopping = reason
-                    self._tasks.start_soon(self._stop, job, reason)
+                    self._tasks.start_soon(self._stop, self._builds[build_id], reason)
                 case builds.Close(build_id, reason):
                     job = self._builds[build_id]
                     self._failed(job, BuildFailed(reason), of_run=False)
@@ -231,9 +229,10 @@ class Jobs:
 
     async def _build(self, job: BuildJob) -> None:
         async def attempt() -> None:
-            if job.stopping and not job.begun:
+            build = self.machine.get(job.id)
+            if build is not None and build.stop_reason and not job.begun:
                 # Nobody knows of a run: another call might start the very build that was stopped.
-                raise BuildFailed(job.stopping)
+                raise BuildFailed(build.stop_reason)
             await self._builder.build(job.to_build(), job)
 
         with job.scope:
