@@ -10,6 +10,12 @@ It performs one recipe, reads whatever that prints, and writes the numbered JSON
 lines come out. `performing` and `processes` run things. It leaves no descendant process behind.
 """
 
-from binder_backends.runner.options import AnyRecipe, CommandRecipe, LocalRecipe, RunnerOptions
+from binder_backends.runner.options import (
+    AnyRecipe,
+    CommandRecipe,
+    LocalRecipe,
+    PushOptions,
+    RunnerOptions,
+)
 
-__all__ = ["AnyRecipe", "CommandRecipe", "LocalRecipe", "RunnerOptions"]
+__all__ = ["AnyRecipe", "CommandRecipe", "LocalRecipe", "PushOptions", "RunnerOptions"]

@@ -32,10 +32,26 @@ class LocalRecipe(msgspec.Struct, frozen=True, tag="local", forbid_unknown_field
     """Whether a directory of this machine is a repository, and git may fetch from one."""
 
 
+class PushOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Push an image, which is on a Docker engine, to its registry."""
+
+    image: str
+    socket: str = "/var/run/docker.sock"
+    """The engine's."""
+    config_file: str = ""
+    """A Docker ``config.json`` with the registry's login; empty: it asks for none."""
+    retry_for: float = 120.0
+    """Seconds for which a registry that does not answer is tried again."""
+
+
 class CommandRecipe(msgspec.Struct, frozen=True, tag="repo2docker", forbid_unknown_fields=True):
-    """Run repo2docker."""
+    """Run repo2docker, and push what it made."""
 
     argv: tuple[str, ...]
+    push: PushOptions | None = None
+    """None: the command does all there is to do."""
+    memory_limit: int = 0
+    """Bytes that a step of the image may use, where repo2docker can say so; 0: no limit."""
 
 
 AnyRecipe: TypeAlias = LocalRecipe | CommandRecipe

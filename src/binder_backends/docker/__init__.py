@@ -1,0 +1,1 @@
+"""Builds and launches on a Docker engine. See ``docs/docker.md``."""
