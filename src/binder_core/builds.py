@@ -7,8 +7,10 @@ The rules it keeps, whatever happens in whatever order:
 - A watcher that leaves changes nothing for the others. The last one leaving does not stop a build;
   only `StopAsked` and the limits do.
 - Word about a finished attempt never touches its successor: facts name an attempt, `BuildId`.
-- At most `BuildLimits.max_builds` builds run; the others queue, first come, first served, and hear
-  of their place when it changes. A watcher takes no slot, nor does one that follows a known run.
+- No build is started while `BuildLimits.max_builds` run; it queues, first come, first served, and
+  hears of its place when it changes. A watcher takes no slot. Nor does who asks for a run that is
+  under way elsewhere, or was: each that queues has the builder look for one (`Look`), and leaves
+  the queue when it is found. An id that somebody made up finds none, and gets nobody past it.
 - An attempt that ended is remembered for a while, so that those who reconnect hear the rest.
 
 Which state may follow which is `TABLE`, run by `transitions.Machine`; what follows from a move is
@@ -173,6 +175,13 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """Let the builder find a run of the build that there is already, and start none."""
+
+    id: BuildId
+
+
+@dataclass(frozen=True, slots=True)
 class Follow:
     """Let who joined read the journal of this attempt."""
 
@@ -210,7 +219,7 @@ class Forget:
     id: BuildId
 
 
-Command: TypeAlias = Open | Start | Follow | Wait | Stop | Close | Forget
+Command: TypeAlias = Open | Start | Look | Follow | Wait | Stop | Close | Forget
 
 
 # -- The machine ---------------------------------------------------------------------------------
@@ -221,6 +230,7 @@ class BuildLimits:
     """What builds may take. Durations are seconds; None is no limit."""
 
     max_builds: int | None = None
+    """How many may be started. Runs that others started can be followed beside them."""
     max_age: float | None = None
     """From start to end."""
     max_silence: float | None = None
@@ -293,6 +303,10 @@ class Builds:
         """Return an attempt that is remembered."""
         return self._builds.get(build_id)
 
+    def is_queued(self, build_id: BuildId) -> bool:
+        """Return whether an attempt waits for a slot."""
+        return build_id in self._queue
+
     def deadline(self) -> float | None:
         """Return when `Ticked` is due at the latest, None if there is nothing to wait for."""
         return self._alarms[0][0] if self._alarms else None
@@ -319,7 +333,7 @@ class Builds:
                     build.spoke = now
                 commands = []
             case Started(build_id, run_id):
-                commands = self._started(build_id, run_id, now)
+                commands = self._started(fact, build_id, run_id, now)
             case Succeeded(build_id):
                 commands = self._ended(fact, build_id, "succeed", now)
             case Failed(build_id):
@@ -361,17 +375,19 @@ class Builds:
         build = Build(BuildId(request.name, self._attempts), request, since=now, watchers=1)
         self._builds[build.id] = build
         self._latest[request.name] = build
-        # Who follows a run or an image only reads: reading takes no slot.
-        if request.follow or self._has_room():
-            return [Open(build.id, request), *self._start(build, fact, now), Follow(build.id)]
+        opened = Open(build.id, request)
+        # For an image that is there no run may be started: reading takes no slot.
+        if request.image_exists or self._has_room():
+            self._run(build, fact, now)
+            return [opened, Start(build.id), Follow(build.id)]
         self._queue[build.id] = build
         build.place = len(self._queue)
-        return [Open(build.id, request), Wait(build.id, build.place), Follow(build.id)]
+        return [opened, Wait(build.id, build.place), Look(build.id), Follow(build.id)]
 
     def _has_room(self) -> bool:
         return self._limits.max_builds is None or self._running < self._limits.max_builds
 
-    def _start(self, build: Build, fact: Fact, now: float) -> list[Command]:
+    def _run(self, build: Build, fact: Fact, now: float) -> None:
         self._move(build, "start", fact, now)
         self._running += 1
         build.spoke = now
@@ -379,15 +395,20 @@ class Builds:
             self._alarm(now + self._limits.max_age, build)
         if self._limits.max_silence is not None:
             self._alarm(now + self._limits.max_silence, build)
-        return [Start(build.id)]
 
-    def _started(self, build_id: BuildId, run_id: str, now: float) -> list[Command]:
+    def _started(self, fact: Fact, build_id: BuildId, run_id: str, now: float) -> list[Command]:
         build = self._builds.get(build_id)
-        if build is not None and build.state not in _ENDED:
-            build.run_id = run_id
-            build.spoke = now
-            self._by_run[build_id.key, run_id] = build
-        return []
+        if build is None or build.state in _ENDED:
+            return []
+        build.run_id = run_id
+        build.spoke = now
+        self._by_run[build_id.key, run_id] = build
+        if build.state is not State.QUEUED:
+            return []
+        # It looked and found a run, which goes on whether or not somebody reads it.
+        del self._queue[build_id]
+        self._run(build, fact, now)
+        return self._fill(fact, now)
 
     def _ended(self, fact: Fact, build_id: BuildId, trigger: str, now: float) -> list[Command]:
         build = self._builds.get(build_id)
@@ -403,7 +424,8 @@ class Builds:
         commands: list[Command] = []
         while self._queue and self._has_room():
             _, build = self._queue.popitem(last=False)
-            commands += self._start(build, fact, now)
+            self._run(build, fact, now)
+            commands.append(Start(build.id))
         for place, build in enumerate(self._queue.values(), 1):
             if build.place != place:
                 build.place = place

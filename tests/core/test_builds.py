@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import transitions
@@ -28,6 +29,7 @@ from binder_core.builds import (
     Forget,
     Joined,
     Left,
+    Look,
     Open,
     Spoke,
     Start,
@@ -102,8 +104,8 @@ def test_builds_queue_for_slots_and_hear_of_their_places() -> None:
     machine = Builds(BuildLimits(max_builds=1))
     ids = [BuildId(key, number) for number, key in enumerate("abc", 1)]
     machine.handle(joined("a"), 0)
-    assert machine.handle(joined("b"), 0)[1:] == [Wait(ids[1], 1), Follow(ids[1])]
-    assert machine.handle(joined("c"), 0)[1:] == [Wait(ids[2], 2), Follow(ids[2])]
+    assert machine.handle(joined("b"), 0)[1:] == [Wait(ids[1], 1), Look(ids[1]), Follow(ids[1])]
+    assert machine.handle(joined("c"), 0)[1:] == [Wait(ids[2], 2), Look(ids[2]), Follow(ids[2])]
     assert machine.handle(joined("c"), 0) == [Follow(ids[2])], "a watcher takes no slot"
     assert machine.queued == 2
     assert machine.handle(Succeeded(ids[0]), 1) == [Start(ids[1]), Wait(ids[2], 1)]
@@ -111,10 +113,31 @@ def test_builds_queue_for_slots_and_hear_of_their_places() -> None:
     assert (machine.running, machine.queued) == (1, 0)
 
 
-def test_who_follows_a_run_does_not_queue() -> None:
+def test_a_run_that_is_found_leaves_the_queue() -> None:
+    machine = Builds(BuildLimits(max_builds=1))
+    a, b, c = (BuildId(key, number) for number, key in enumerate("abc", 1))
+    machine.handle(joined("a"), 0)
+    machine.handle(joined("b", follow="run"), 0)
+    machine.handle(joined("c"), 0)
+    assert machine.handle(Started(b, "run"), 1) == [Wait(c, 1)]
+    assert (machine.running, machine.queued, machine.is_queued(b)) == (2, 1, False)
+    assert machine.handle(Succeeded(b), 2) == [], "the slot is still taken"
+    assert machine.handle(Succeeded(a), 3) == [Start(c)]
+
+
+def test_an_id_that_somebody_made_up_gets_nobody_past_the_queue() -> None:
     machine = Builds(BuildLimits(max_builds=1))
     machine.handle(joined("a"), 0)
-    assert Start(BuildId("b", 2)) in machine.handle(joined("b", follow="run"), 0)
+    commands = machine.handle(joined("b", follow="made-up"), 0)
+    assert Start(BuildId("b", 2)) not in commands
+    assert machine.queued == 1
+
+
+def test_for_an_image_that_is_there_nobody_queues() -> None:
+    machine = Builds(BuildLimits(max_builds=1))
+    machine.handle(joined("a"), 0)
+    there = replace(a_request("b", "run"), image_exists=True)
+    assert Start(BuildId("b", 2)) in machine.handle(Joined(there, 0), 0)
 
 
 def test_a_build_is_stopped_once_and_given_up_when_its_grace_is_over() -> None:
@@ -224,6 +247,8 @@ class Rules(RuleBasedStateMachine):
             case Forget(build_id):
                 assert self.open.pop(build_id) == "ended"
                 del self.watchers[build_id]
+            case Look(build_id):
+                assert self.open[build_id] == "queued"
             case Wait(build_id, place):
                 assert self.open[build_id] == "queued"
                 assert place >= 1
@@ -255,7 +280,11 @@ class Rules(RuleBasedStateMachine):
 
     @rule(build_id=ids, run=st.sampled_from(["run1", "run2", "run3"]))
     def start(self, build_id: BuildId, run: str) -> None:
-        if self.open.get(build_id) != "queued":
+        if self.open.get(build_id) == "queued":
+            self.open[build_id] = "started"
+            others = self.tell(Started(build_id, run))
+            assert all(isinstance(command, Wait) for command in others)
+        else:
             assert self.tell(Started(build_id, run)) == []
 
     @rule(build_id=ids)

@@ -11,7 +11,7 @@ from binder_core import events
 from binder_core.builds import BuildId
 from binder_core.engine.bell import Batch, Bell, Source
 from binder_core.events import Built, Event, Failed, Progress, Waiting
-from binder_core.journal import Journal, Told
+from binder_core.journal import Journal, Page, Told
 from binder_core.ordering import Phase, log_phase
 from binder_core.plugin import BuildRequest
 from binder_core.resume import END, LogCursor, check_run_id, log_id
@@ -50,6 +50,12 @@ class BuildJob:
         """How many words of the builder have come, those that came again included."""
         self.began = anyio.current_time()
         self.scope = anyio.CancelScope()
+        self.tasked = False
+        """Whether it has a task."""
+        self.may_start = anyio.Event()
+        """Set when a run may be started for it."""
+        self.looked_in_vain = False
+        """Whether there was no run of it to follow, when it was looked for."""
         self._on_start = on_start
         self._on_news = on_news
         self._phase: Phase | None = None
@@ -57,7 +63,7 @@ class BuildJob:
         # behind it; its lines are numbered on from here.
         self._runs: dict[str, int] = {}
         self._run_id: str | None = None
-        self.tell(Waiting(message="Waiting for the build to start...\n"))
+        self.tell_waiting("Waiting for the build to start...\n")
 
     # The `Report` protocol.
 
@@ -120,7 +126,10 @@ class BuildJob:
     def tell_waiting(self, message: str) -> None:
         """Tell what the watchers wait for, unless the build has begun."""
         if self._run_id is None and not self.ended:
-            self.tell(Waiting(message=message))
+            self._word = Page([Told(Waiting(message=message))])
+            self.journal.append(self._word[0])
+            self._behind_word = len(self.journal)
+            self.bell.ring()
 
     def tell(self, event: Event) -> None:
         """Tell what stands between the lines, in the words of this server."""
@@ -159,7 +168,22 @@ class BuildJob:
         if self._run_id is None:
             # The image was there and no run: the outcome is all that is left to tell.
             return len(self.journal) - 1 if self.ended else None
-        return 0  # another run: news from its first word on
+        return None
+
+    def is_news_to(self, cursor: LogCursor) -> bool:
+        """Return whether who has seen `cursor` is a newcomer here: that run is not told."""
+        if self._run_id is None:
+            return self.looked_in_vain
+        return cursor.run_id not in self._runs
+
+    @property
+    def greeting(self) -> tuple[Batch, int]:
+        """Return what a newcomer is told first, and where it goes on.
+
+        Of all that was said before the build began only the last word still counts: places in a
+        queue that it once had are no news.
+        """
+        return self._word, self._behind_word
 
 
 class _BuildReader:
@@ -167,13 +191,16 @@ class _BuildReader:
         self.bell = job.bell
         self._job = job
         self._cursor = cursor
-        self._position = 0 if cursor is None else None
+        self._position: int | None = None
 
     def read(self) -> Batch | None:
         job = self._job
-        if self._position is None and self._cursor is not None:
-            self._position = job.position_after(self._cursor)
         if self._position is None:
-            return ()
+            if self._cursor is None or job.is_news_to(self._cursor):
+                told, self._position = job.greeting
+                return told
+            self._position = job.position_after(self._cursor)
+            if self._position is None:
+                return ()
         batch, self._position = job.journal.read(self._position)
         return batch or (None if job.ended else ())

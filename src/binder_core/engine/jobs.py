@@ -11,6 +11,7 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar, assert_never
 
@@ -207,7 +208,10 @@ class Jobs:
                         on_news=self._news,
                     )
                 case builds.Start(build_id):
-                    self._tasks.start_soon(self._build, self._builds[build_id])
+                    self._builds[build_id].may_start.set()
+                    self._work(self._builds[build_id])
+                case builds.Look(build_id):
+                    self._work(self._builds[build_id])
                 case builds.Follow(build_id):
                     followed = self._builds[build_id]
                 case builds.Wait(build_id, place):
@@ -227,6 +231,12 @@ class Jobs:
             self._timer.ring()
         return followed
 
+    def _work(self, job: BuildJob) -> None:
+        """Give a build its task, if it has none."""
+        if not job.tasked:
+            job.tasked = True
+            self._tasks.start_soon(self._build, job)
+
     async def _build(self, job: BuildJob) -> None:
         async def attempt() -> None:
             build = self.machine.get(job.id)
@@ -237,8 +247,15 @@ class Jobs:
 
         with job.scope:
             try:
-                await self.persist(attempt, tell=job.tell_waiting, progress=lambda: job.heard)
+                if job.may_start.is_set() or not await self._look(job):
+                    if not job.begun:
+                        await job.may_start.wait()
+                    await self._persist_build(job, attempt)
             except Exception as error:  # noqa: BLE001 - whatever it is, the watchers hear of it
+                if self.machine.is_queued(job.id):
+                    # The run that it looked for was there, and came to nothing before it began.
+                    self.handle(builds.StopAsked(job.id.key, str(error)))
+                    return
                 self._failed(job, error, of_run=isinstance(error, BuildFailed))
                 self.handle(builds.Failed(job.id))
             else:
@@ -246,6 +263,41 @@ class Jobs:
                 job.end(Built(message=f"Built image {image}\n", image=image), of_run=True)
                 self._observe_build(job)
                 self.handle(builds.Succeeded(job.id))
+
+    async def _look(self, job: BuildJob) -> bool:
+        """Follow a run of a queued build if there is one; return whether its image is there now.
+
+        Raises:
+            BuildFailed: The run came to a bad end.
+            BackendUnavailable: The engine broke, and stayed away, while it was followed.
+        """
+
+        async def attempt() -> None:
+            # Of one that was found it has to be known whether the image is there; for all others
+            # no run may be started before their turn has come.
+            found = job.begun
+            request = job.to_build() if found else replace(job.to_build(), image_exists=True)
+            await self._builder.build(request, job)
+
+        try:
+            await self._persist_build(job, attempt)
+        except BuildFailed:
+            raise
+        except Exception as error:
+            if job.begun:
+                raise
+            # Nobody knows: it waits for its turn, and hears then what is wrong.
+            log.warning("looking for a run of %s failed: %r", job.request.name, error)
+            return False
+        if not job.begun:
+            job.looked_in_vain = True
+            job.bell.ring()
+            return False
+        # It was told that the image is there, which it may have believed.
+        return await self.persist(lambda: self._builder.exists(job.request.image))
+
+    async def _persist_build(self, job: BuildJob, attempt: Callable[[], Awaitable[None]]) -> None:
+        await self.persist(attempt, tell=job.tell_waiting, progress=lambda: job.heard)
 
     def _failed(self, job: BuildJob, error: Exception, *, of_run: bool) -> None:
         job.end(failed_event(error), of_run=of_run)
