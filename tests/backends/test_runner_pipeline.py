@@ -167,7 +167,7 @@ def test_a_failure_says_what_failed_and_how(status: int, text: str) -> None:
 
 
 def test_the_repo2docker_recipe_is_one_step() -> None:
-    flow = repo2docker(("repo2docker", "--json-logs"))
+    flow = repo2docker(CommandRecipe(("repo2docker", "--json-logs")))
     step = next(flow)
     assert isinstance(step, Step)
     assert step.speaks == "repo2docker"

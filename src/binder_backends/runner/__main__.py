@@ -95,8 +95,8 @@ def _recipe(options: RunnerOptions) -> Recipe:
     match options.recipe:
         case LocalRecipe() as recipe:
             return local(recipe)
-        case CommandRecipe(argv):
-            return repo2docker(argv)
+        case CommandRecipe() as recipe:
+            return repo2docker(recipe)
 
 
 def _write_all(data: bytes) -> None:

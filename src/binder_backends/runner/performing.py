@@ -25,6 +25,11 @@ _PIPE_BYTES: Final = 1024 * 1024
 _DRAIN: Final = 2.0
 """Seconds in which the pipes of a program that has ended must come to their end."""
 
+_FROM_OUTSIDE: Final = (
+    "The build was ended from outside (was the engine or the machine restarted?). Ask again, and"
+    " it is built anew."
+)
+
 
 class Performer:
     """Performs a recipe.
@@ -192,7 +197,8 @@ class Performer:
 
     def _check(self, now: float) -> None:
         if self._stopped:
-            raise RecipeFailed(read_reason(self._stop_file) or "The build was stopped.")
+            nobody = _FROM_OUTSIDE if self._stop_file else "The build was stopped."
+            raise RecipeFailed(read_reason(self._stop_file) or nobody)
         if self._time_limit and now - self._began >= self._time_limit:
             raise RecipeFailed(
                 f"The build took longer than the {self._time_limit:g} s that it may take,"

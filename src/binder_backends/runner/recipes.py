@@ -13,11 +13,15 @@ Whatever way a build ends, the generator is closed: what it made in vain, it rem
 
 from __future__ import annotations
 
+import re
 import signal
+import sys
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final, Literal, TypeAlias
 
+from binder_backends.runner.options import CommandRecipe, PushOptions
 from binder_core.plugin import Phase
 
 
@@ -107,13 +111,80 @@ def must(step: Step, hint: str = "") -> Generator[Todo, StepResult | None, StepR
     return result
 
 
-def repo2docker(argv: tuple[str, ...]) -> Recipe:
-    """Run repo2docker, or another program that logs as it does.
+def repo2docker(recipe: CommandRecipe) -> Recipe:
+    """Run repo2docker, or another program that logs as it does; push what it made.
 
     Args:
-        argv: The whole command, ``--json-logs`` included.
+        recipe: The whole command, ``--json-logs`` included, and where to push.
     """
-    yield from must(Step("The build", argv, Phase.FETCHING, speaks="repo2docker"))
+    argv = recipe.argv
+    if recipe.memory_limit and _limits_memory():
+        end = argv.index("--") if "--" in argv else len(argv)
+        argv = (*argv[:end], f"--build-memory-limit={recipe.memory_limit}", *argv[end:])
+    step = Step("The build", argv, Phase.FETCHING, speaks="repo2docker")
+    result = yield from run_step(step)
+    if result.status:
+        raise result.failure(_hint(result.tail))
+    if recipe.push is not None:
+        yield from _push(recipe.push)
+
+
+def _push(push: PushOptions) -> Recipe:
+    argv = (
+        *(sys.executable, "-m", "binder_backends.runner.pushing"),
+        *(f"--image={push.image}", f"--socket={push.socket}", f"--config={push.config_file}"),
+        f"--retry-for={push.retry_for}",
+    )
+    result = yield from run_step(Step("The push", argv, Phase.PUSHING, speaks="repo2docker"))
+    if result.status:
+        # Its last line is meant for the person who waits.
+        if result.status == 1 and result.tail:
+            raise RecipeFailed(result.tail[-1])
+        raise result.failure()
+
+
+def _limits_memory() -> bool:
+    """Return whether repo2docker can: with ``docker buildx``, since 2025.8, it refuses to."""
+    try:
+        year, month = version("jupyter-repo2docker").split(".")[:2]
+        return (int(year), int(month)) < (2025, 8)
+    except (PackageNotFoundError, ValueError):
+        return False
+
+
+_HINTS: Final = (
+    (
+        r"buildx plugin must be installed",
+        "The builder image has no docker buildx, which this repo2docker needs: use another"
+        " builder_image, such as the one made from deploy/builder/Dockerfile.",
+    ),
+    (
+        r"commandline client must be installed",
+        "Either the builder image has no docker command (use another builder_image), or the engine"
+        " cannot be reached from the build container (is engine_socket right?).",
+    ),
+    (
+        r"Cannot connect to the Docker daemon|Error while fetching server API version|"
+        r"Check if docker is running",
+        "The build container cannot reach the Docker engine: is engine_socket right?",
+    ),
+    (
+        r"no space left on device|ENOSPC",
+        "The disk of the Docker engine is full: make room, for instance with `docker image prune`"
+        " and `docker builder prune`.",
+    ),
+    (
+        r"could not read Username|Authentication failed|terminal prompts disabled",
+        "The repository is private, or there is none: does the server have git credentials for"
+        " its host (git_credentials)?",
+    ),
+)
+
+
+def _hint(tail: tuple[str, ...]) -> str:
+    """Return what to try where the last lines of repo2docker say what it lacks."""
+    text = "\n".join(tail)
+    return next((hint for words, hint in _HINTS if re.search(words, text)), "")
 
 
 def _signal_name(number: int) -> str:
