@@ -246,7 +246,7 @@ def test_a_build_token_is_signed_with_our_key() -> None:
 )
 def test_tokens_of_another_make(algorithm: str, payload: dict[str, Any]) -> None:
     tokens = BuildTokens(KEY.encode())
-    key = tokens._secret() if algorithm != "none" else None
+    key: bytes | str = tokens._secret() if algorithm != "none" else ""
     forged = jwt.encode(payload, key, algorithm=algorithm)
     with pytest.raises(Refused):
         tokens.check(forged, SPEC, "h")

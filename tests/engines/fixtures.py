@@ -1,0 +1,75 @@
+"""The engines as fixtures: each is started when the first test asks for it, and stopped at the end.
+
+Tests share them, and whatever they make there they remove, or name as nobody else does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from engines import images
+from engines.docker import DockerEngine
+from engines.processes import cache_folder, one_of
+from engines.registry import Registry
+
+Require = Callable[..., str]
+
+_SESSIONS = 8
+"""How many test sessions may run on one machine at a time."""
+
+
+@pytest.fixture(scope="session")
+def docker_engine(require: Require) -> Iterator[DockerEngine]:
+    """Return a running Docker engine."""
+    require("dockerd", "apt-get install docker.io")
+    require("docker", "apt-get install docker.io")
+    require("iptables", "apt-get install iptables")
+    require("ip", "apt-get install iproute2")
+    require("a Docker engine of its own", "run as root", there=os.geteuid() == 0)
+    folders = [cache_folder() / f"docker-{number}" for number in range(_SESSIONS)]
+    with one_of(folders) as folder, DockerEngine(folder, number=folders.index(folder)) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def make_registry(
+    require: Require, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Registry]:
+    """Return what makes a `Registry` with a folder of its own; it is started as a context."""
+    require("docker-registry", "apt-get install docker-registry")
+
+    def make(**options: object) -> Registry:
+        folder = tmp_path_factory.mktemp("registry")
+        return Registry(folder, **options)  # type: ignore[arg-type] # those of Registry
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def image_registry(make_registry: Callable[..., Registry]) -> Iterator[Registry]:
+    """Return a running registry that asks for no login."""
+    with make_registry() as registry:
+        yield registry
+
+
+@pytest.fixture(scope="session")
+def busybox_image(require: Require, docker_engine: DockerEngine) -> str:
+    """Return the name of an image with a shell: the engine has it."""
+    require("busybox", "apt-get install busybox-static")
+    return images.busybox(docker_engine)
+
+
+@pytest.fixture(scope="session")
+def debian_python(require: Require, docker_engine: DockerEngine) -> str:
+    """Return the name of an image with Python and git."""
+    require("debootstrap", "apt-get install debootstrap")
+    return images.debian_python(docker_engine, cache_folder())
+
+
+@pytest.fixture(scope="session")
+def jupyter_base(debian_python: str, docker_engine: DockerEngine) -> str:
+    """Return the name of an image with Jupyter's servers."""
+    return images.jupyter_base(docker_engine)
