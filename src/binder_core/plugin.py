@@ -18,7 +18,7 @@ Whoever writes one runs the suite of its kind from `binder_core.testing`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import ClassVar, Protocol, Self
@@ -69,6 +69,7 @@ __all__ = [
     "BuildFailed",
     "BuildRecord",
     "BuildRequest",
+    "BuildRun",
     "BuildStatus",
     "Builder",
     "DeploymentRecord",
@@ -136,6 +137,22 @@ class BuildRequest:
     finished, this is the one to report; if not, it is as if nobody had asked for it."""
     image_exists: bool = False
     """The image was found. No run may be started; there may be one to follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRun:
+    """A run that is under way, wherever it was started from. What is not known is empty."""
+
+    name: str
+    """The build's, see `BuildRequest`."""
+    run_id: str
+    """See `Report.started`."""
+    image: str = ""
+    repo_url: str = ""
+    """Without credentials."""
+    ref: str = ""
+    seconds: float | None = None
+    """Since it was started."""
 
 
 class Report(Protocol):
@@ -221,6 +238,15 @@ class Builder(Protocol):
             request: What is being built.
             reason: What the run's end tells a person, to whoever reports it: all servers that
                 read its log must tell the same.
+        """
+
+    async def under_way(self) -> Sequence[BuildRun] | None:
+        """Return the runs under way, those that other servers started included.
+
+        None where that cannot be told: then an operator sees only what each server follows.
+
+        Raises:
+            BackendUnavailable: A connection or an engine broke.
         """
 
 
@@ -332,6 +358,10 @@ class Plugin:
     def versions(self) -> Mapping[str, str]:
         """Return nothing."""
         return {}
+
+    async def under_way(self) -> Sequence[BuildRun] | None:
+        """Return None: nobody knows."""
+        return None
 
     async def running(self, request: LaunchRequest) -> bool:  # noqa: ARG002 - the protocol's
         """Return True: nothing else is known."""

@@ -16,6 +16,7 @@ from binder_core.plugin import (
     BackendUnavailable,
     BuildFailed,
     BuildRequest,
+    BuildRun,
     Phase,
     Progress,
     Report,
@@ -306,6 +307,16 @@ class StopOnlyHere(FakeBuilder):
             await super().stop(request, reason)
 
 
+class ListsWhatHasEnded(FakeBuilder):
+    async def under_way(self) -> list[BuildRun]:
+        return [BuildRun(run.name, run.id) for run in self.engine.runs]
+
+
+class ListsNothing(FakeBuilder):
+    async def under_way(self) -> list[BuildRun]:
+        return []
+
+
 class FollowIsIgnored(FakeBuilder):
     async def build(self, request: BuildRequest, report: Report) -> None:
         await super().build(replace(request, follow=None), report)
@@ -379,6 +390,8 @@ BUILDERS: dict[type[FakeBuilder], str] = {
     StopTakesTheImage: "test_stop_of_nothing_is_fine",
     StopIsSuccess: "test_stop_ends_the_run",
     StopOnlyHere: "test_another_builder_can_stop_the_run",
+    ListsWhatHasEnded: "test_what_is_under_way_is_listed",
+    ListsNothing: "test_what_is_under_way_is_listed",
     FollowIsIgnored: "test_a_run_that_built_can_be_followed",
     UnknownRunIsAFailure: "test_an_unknown_run_to_follow_is_no_run_to_follow",
     EverythingExists: "test_an_image_nobody_built_does_not_exist",

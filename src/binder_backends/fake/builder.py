@@ -15,6 +15,7 @@ from binder_core.plugin import (
     BackendUnavailable,
     BuildFailed,
     BuildRequest,
+    BuildRun,
     Plugin,
     Report,
 )
@@ -87,6 +88,23 @@ class FakeBuilder(Plugin):
         if run is not None:
             run.stopped, run.stop_reason = self.engine.clock(), reason
             self.engine.changed()
+
+    async def under_way(self) -> list[BuildRun]:
+        """Return the runs of the engine that have not ended."""
+        await self.check()
+        now = self.engine.clock()
+        return [
+            BuildRun(
+                name=run.name,
+                run_id=run.id,
+                image=run.request.image,
+                repo_url=run.request.repo_url,
+                ref=run.request.ref,
+                seconds=now - run.asked,
+            )
+            for run in self.engine.runs
+            if not run.ended(now)
+        ]
 
     def script_for(self, *keys: str) -> Script:
         """Return the script for what goes by these: name, image, repository URL."""

@@ -30,6 +30,7 @@ from binder_core.plugin import (
     BackendUnavailable,
     BuildFailed,
     BuildRequest,
+    BuildRun,
     LogReader,
     Outcome,
     Plugin,
@@ -136,6 +137,13 @@ class LocalBuilder(Plugin):
         except OSError as error:
             raise _unavailable("The build's files cannot be read or written", error) from error
 
+    async def under_way(self) -> list[BuildRun]:
+        """Return the runs under way in this cache, whoever started them."""
+        try:
+            return await anyio.to_thread.run_sync(self._under_way)
+        except OSError as error:
+            raise _unavailable("The builds' files cannot be read", error) from error
+
     async def _tell(self, runs: Runs, run_id: str, report: Report) -> Outcome:
         """Report the log of a run while it grows, and return its outcome."""
         reader = LogReader()
@@ -237,6 +245,11 @@ class LocalBuilder(Plugin):
             time.sleep(_FAST)
         if runs.exist():
             raise BackendUnavailable("The build could not be ended: its processes do not die.")
+
+    def _under_way(self) -> list[BuildRun]:
+        folders = sorted(filter(Path.is_dir, self._layout.builds.iterdir()))
+        found = (Runs(self._layout, folder.name).under_way(time.time()) for folder in folders)
+        return [run for run in found if run is not None]
 
     def _exists(self, image: str) -> bool:
         return read_built(self._layout.built_file(image)) is not None

@@ -24,7 +24,8 @@ from binder_backends.runner import LocalRecipe, RunnerOptions
 from binder_backends.runner.local import read_built, remove_image
 from binder_backends.runner.performing import read_reason
 from binder_backends.runner.processes import descendants, find, kill_all, marked, runs
-from binder_core.plugin import LogReader, Outcome, encode_log
+from binder_backends.runner.text import strip_userinfo
+from binder_core.plugin import BuildRun, LogReader, Outcome, encode_log
 
 MARK: Final = "BINDER_RUN"
 """The environment variable that marks all processes of a run."""
@@ -43,6 +44,9 @@ class Made(msgspec.Struct, frozen=True):
 
     image: str
     folder: str
+    repo_url: str = ""
+    """Without credentials."""
+    ref: str = ""
 
 
 class _Pid(msgspec.Struct, frozen=True):
@@ -113,7 +117,8 @@ class Runs:
         recipe = options.recipe
         assert isinstance(recipe, LocalRecipe), recipe  # noqa: S101 - the only one here
         run_id = recipe.run_id
-        made = Made(recipe.image, recipe.folder)
+        url = strip_userinfo(recipe.repo_url)
+        made = Made(recipe.image, recipe.folder, url, recipe.ref)
         self._file(run_id, "json").write_bytes(msgspec.json.encode(made))
         options = msgspec.structs.replace(
             options,
@@ -151,6 +156,29 @@ class Runs:
     def alive(self, run_id: str) -> bool:
         """Return whether the runner of a run still runs, if only to end."""
         return self._runner(run_id) is not None
+
+    def under_way(self, now: float) -> BuildRun | None:
+        """Return the run whose runner runs and has not said how it ended, if there is one.
+
+        Args:
+            now: Seconds since the epoch.
+        """
+        run_id = self.current()
+        if not run_id or not self.alive(run_id) or self.outcome(run_id) is not None:
+            return None
+        made = self._made(run_id) or Made("", "")
+        try:
+            began = self._file(run_id, "json").stat().st_mtime
+        except FileNotFoundError:
+            return None  # it ended, and was cleared away just now
+        return BuildRun(
+            name=self._folder.name,
+            run_id=run_id,
+            image=made.image,
+            repo_url=made.repo_url,
+            ref=made.ref,
+            seconds=max(0.0, now - began),
+        )
 
     def end(self, run_id: str, reason: str) -> None:
         """End the runner of a run with all it started, also where it does not listen.

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 from anyio.abc import TaskGroup
 
-from binder_core.plugin import Builder, BuildRequest
+from binder_core.plugin import Builder, BuildRequest, BuildRun
 from binder_core.testing.plugins import PluginSuite
 from binder_core.testing.watching import Watch
 
@@ -292,6 +292,26 @@ class BuilderSuite(PluginSuite):
                 await builder.stop(request, STOPPED)
         await self.expect_image(request, there=True)
 
+    async def test_what_is_under_way_is_listed(self) -> None:
+        """``under_way``: the run, while it runs; on every server, where several share an engine."""
+        request = self.slow_request()
+        async with self.make_builder() as builder, self.tasks() as tasks:
+            watch = self.start(tasks, builder, request)
+            await self.until_line(watch)
+            runs = await self.list_runs(builder, request)
+            if runs is not None:
+                assert [run.run_id for run in runs] == [watch.report.run_id]
+                assert runs[0].image in {"", request.image}
+                assert runs[0].seconds is None or runs[0].seconds >= 0
+            if runs is not None and self.shared:
+                async with self.make_builder() as other:
+                    seen = await self.list_runs(other, request)
+                assert [run.run_id for run in seen or ()] == [watch.report.run_id]
+            await self.release()
+            await self.end(watch)
+            self.expect_built(watch)
+            assert not await self.list_runs(builder, request), "it has ended"
+
     async def test_builds_of_other_names_are_other_runs(self) -> None:
         """Two builds under way: stopping one leaves the other alone."""
         one, two = self.slow_request(), self.slow_request()
@@ -422,6 +442,12 @@ class BuilderSuite(PluginSuite):
         """Fail the test unless there were so many runs, where the author can count them."""
         runs = await self.runs_started(request.name)
         assert runs in (None, count), f"{runs} runs of {request.name}, expected {count}"
+
+    async def list_runs(self, builder: Builder, request: BuildRequest) -> list[BuildRun] | None:
+        """Return what `under_way` says of this name, None where it says nothing of any."""
+        with self.within_limit("under_way"):
+            runs = await builder.under_way()
+        return None if runs is None else [run for run in runs if run.name == request.name]
 
     def _expect_legal(self, watch: Watch) -> None:
         assert watch.fault is None, f"build raised {watch.fault!r}"
