@@ -1,0 +1,326 @@
+"""Builds images in pods that have the builds' names."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from types import TracebackType
+from typing import ClassVar, Final, Self
+
+import anyio
+import msgspec
+
+from binder_backends.containers import BuildPlan, plan_build
+from binder_backends.kubernetes.cluster import Cluster, Denied, Exists
+from binder_backends.kubernetes.logs import PodLog
+from binder_backends.kubernetes.manifest import (
+    IMAGE,
+    REF,
+    REPO,
+    Object,
+    ending,
+    pod_of,
+    repo_hash,
+    secret_of,
+)
+from binder_backends.kubernetes.pods import Pod, why_it_ended
+from binder_backends.kubernetes.settings import KubernetesSettings
+from binder_backends.kubernetes.watching import Pods
+from binder_backends.registry import Registry
+from binder_core.plugin import (
+    BackendUnavailable,
+    BuildFailed,
+    BuildRequest,
+    BuildRun,
+    Line,
+    Plugin,
+    Report,
+)
+
+log = logging.getLogger("binder.kubernetes")
+
+NEEDED: Final = (
+    ("create", "pods"),
+    ("delete", "pods"),
+    ("get", "pods"),
+    ("list", "pods"),
+    ("patch", "pods"),
+    ("watch", "pods"),
+    ("get", "pods/log"),
+    ("create", "secrets"),
+)
+"""All that we do in our namespace, as verb and resource."""
+
+_STOP_WITHIN: Final = 60.0
+_TIDY_EVERY: Final = 30.0
+_LOOK: Final = 5.0
+"""Seconds after which a quota that was used up is tried again where no pod of ours has changed."""
+
+
+class KubernetesBuilder(Plugin):
+    """Builds images in pods of a cluster.
+
+    The pod's name is the lock, its log the journal: any server finds the build, and goes on with it
+    when another one has died.
+
+    Args:
+        settings: What the operator set.
+    """
+
+    Settings: ClassVar[type[msgspec.Struct]] = KubernetesSettings
+
+    def __init__(self, settings: KubernetesSettings) -> None:
+        self._settings = settings
+        self._cluster = Cluster(settings)
+        self._pods = Pods(self._cluster, outage=settings.outage)
+        self._registry = Registry(settings.registry)
+        self._stack = AsyncExitStack()
+        self._version = ""
+
+    async def __aenter__(self) -> Self:
+        """Connect, and begin to watch the builds of the namespace.
+
+        Raises:
+            BackendUnavailable: There is no cluster, or it does not let us; says what to try.
+        """
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._cluster)
+            await stack.enter_async_context(self._registry)
+            await self.check()
+            self._version = await self._cluster.version()
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            tasks.start_soon(self._pods.run)
+            tasks.start_soon(self._keep_tidy)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let go: builds under way go on."""
+        await self._stack.__aexit__(None, None, None)
+
+    async def check(self) -> None:
+        """Return if the cluster answers and lets us do what we have to.
+
+        Raises:
+            BackendUnavailable: It does not; the message names what is missing.
+        """
+        missing = [
+            f"{verb} {resource}"
+            for verb, resource in NEEDED
+            if not await self._cluster.may(verb, resource)
+        ]
+        if missing:
+            raise BackendUnavailable(
+                f"The cluster does not let this server {', '.join(missing)} in the namespace"
+                f" {self._cluster.namespace!r}: give its service account the role of"
+                " deploy/kubernetes."
+            )
+
+    def versions(self) -> Mapping[str, str]:
+        """Return the version of the cluster and the image of its build pods."""
+        return {"kubernetes": self._version, "builder_image": self._settings.builder_image}
+
+    async def exists(self, image: str) -> bool:
+        """Return whether `image` is in its registry."""
+        return await self._registry.exists(image)
+
+    async def build(self, request: BuildRequest, report: Report) -> None:
+        """Start or find the build; see `binder_core.plugin.Builder.build`."""
+        pod = await self._find_or_start(request, report)
+        if pod is None:
+            return
+        pod = await self._until_begun(pod, report)
+        report.started(pod.uid)
+
+        def tell(line: Line) -> None:
+            report.line(line.n, line.message, phase=line.phase, progress=line.progress)
+
+        outcome = None
+        if pod.started:
+            outcome = await PodLog(self._cluster, self._pods, pod, tell).outcome()
+        pod = await self._pods.look(pod)
+        if outcome is not None and outcome.built:
+            return
+        if outcome is not None:
+            # Whoever ended the build says why better than the runner that was ended.
+            raise BuildFailed(pod.ended or outcome.message or why_it_ended(pod))
+        if not pod.ended and pod.exit_code == 0 and await self.exists(request.image):
+            return  # a stock repo2docker's
+        if pod.exit_message:
+            log.warning("the build %s ended without an outcome: %s", pod.name, pod.exit_message)
+        raise BuildFailed(why_it_ended(pod))
+
+    async def stop(self, request: BuildRequest, reason: str) -> None:
+        """End the run under way of this name, with all it started."""
+        found = await self._cluster.pod(request.name)
+        if found is None or (pod := self._pods.learn(found)).over:
+            return
+        await self._end(pod, reason)
+        with anyio.move_on_after(_STOP_WITHIN):
+            await self._pods.until(pod, lambda pod: pod.still)
+            return
+        raise BackendUnavailable(
+            "The build could not be ended: its node does not answer. It will be when it does."
+        )
+
+    async def under_way(self) -> Sequence[BuildRun]:
+        """Return the runs under way in the namespace, whichever server started them."""
+        now = time.time()
+        return [
+            BuildRun(
+                name=pod.name,
+                run_id=pod.uid,
+                image=pod.annotations.get(IMAGE, ""),
+                repo_url=pod.annotations.get(REPO, ""),
+                ref=pod.annotations.get(REF, ""),
+                seconds=max(0.0, now - pod.created),
+            )
+            for pod in await self._pods.there()
+            if not pod.over
+        ]
+
+    # -- A pod's way -------------------------------------------------------------------------
+
+    async def _find_or_start(self, request: BuildRequest, report: Report) -> Pod | None:
+        """Return the pod of the run to report, None if there is nothing to report."""
+        deadline = anyio.current_time() + self._settings.pending_timeout
+        while True:
+            found = await self._cluster.pod(request.name)
+            if found is not None:
+                pod = self._pods.learn(found)
+                if pod.uid == request.follow or not pod.over:
+                    await self._give_secret(found, request)
+                    return pod
+            if request.image_exists:
+                return None
+            if await self.exists(request.image):
+                return None
+            trouble = await self._quota(request)
+            if not trouble:
+                if found is not None:
+                    await self._make_way(self._pods.learn(found))
+                trouble = await self._start(request)
+                if not trouble:
+                    continue
+            report.waiting(f"Waiting: {trouble}\n")
+            if anyio.current_time() > deadline:
+                raise BuildFailed(
+                    f"The build could not be started within {self._settings.pending_timeout:g} s."
+                    f" {trouble} Ask again later."
+                )
+            await self._pods.change(_LOOK)
+
+    async def _start(self, request: BuildRequest) -> str:
+        """Create the pod, if nobody else does; return why it cannot be, empty if it could."""
+        plan = await self._plan(request)
+        name = f"{request.name[:50].rstrip('-')}-{secrets.token_hex(5)}"
+        try:
+            created = await self._cluster.create_pod(pod_of(self._settings, request, plan, name))
+        except Exists:
+            return ""
+        except Denied as error:
+            if error.quota:
+                return "The cluster's quota for builds is used up."
+            raise
+        self._pods.learn(created)
+        await self._cluster.create_secret(secret_of(created, plan))
+        return ""
+
+    async def _plan(self, request: BuildRequest) -> BuildPlan:
+        login = await self._registry.push_config(request.image)
+        return plan_build(self._settings, request, push_config=login)
+
+    async def _give_secret(self, found: Object, request: BuildRequest) -> None:
+        """See to it that a pod has its secret: its server may have died between the two."""
+        pod = self._pods.learn(found)
+        if not pod.started and not pod.over:
+            await self._cluster.create_secret(secret_of(found, await self._plan(request)))
+
+    async def _make_way(self, pod: Pod) -> None:
+        """Remove a pod that has ended, so that its name is free."""
+        await self._cluster.delete_pod(pod.name, pod.uid, grace=0 if pod.still else None)
+        with anyio.move_on_after(_STOP_WITHIN):
+            await self._pods.until(pod, lambda pod: pod.gone)
+            return
+        raise BackendUnavailable("An earlier pod of this build does not go away.")
+
+    async def _until_begun(self, pod: Pod, report: Report) -> Pod:
+        """Return the pod when its container has started, or never will."""
+        told = ""
+        patience = self._settings.pending_timeout - max(0.0, time.time() - pod.created)
+        with anyio.move_on_after(max(0.0, patience)):
+            while True:
+                pod = await self._pods.until(pod, partial(_news, told))
+                if pod.started or pod.over:
+                    return pod
+                told = pod.waiting
+                if told:
+                    report.waiting(f"{told}\n")
+        why = pod.waiting or "Its node has not started it, and does not say why."
+        reason = f"The build could not begin within {self._settings.pending_timeout:g} s. {why}"
+        return await self._end(pod, reason)
+
+    async def _end(self, pod: Pod, reason: str) -> Pod:
+        """End a pod and keep it, with its log, for those who reconnect."""
+        if pod.ended or pod.over:
+            return pod
+        changed = await self._cluster.patch_pod(pod.name, pod.uid, ending(reason))
+        if changed is None:
+            return await self._pods.look(pod)
+        return self._pods.learn(changed)
+
+    # -- Limits and housekeeping -------------------------------------------------------------
+
+    async def _quota(self, request: BuildRequest) -> str:
+        """Return why the build has to wait for others, empty if it need not.
+
+        It is counted from the cluster, without a lock: servers that start builds in the same moment
+        may exceed it by one each.
+        """
+        settings = self._settings
+        if not settings.max_builds and not settings.max_builds_per_repo:
+            return ""
+        live = [pod for pod in await self._pods.there() if not pod.over]
+        if settings.max_builds and len(live) >= settings.max_builds:
+            return f"{len(live)} builds are under way, and no more may be."
+        of_repo = sum(pod.repo == repo_hash(request.repo_url) for pod in live)
+        if settings.max_builds_per_repo and of_repo >= settings.max_builds_per_repo:
+            return f"{of_repo} builds of this repository are under way, and no more may be."
+        return ""
+
+    async def _keep_tidy(self) -> None:
+        """Remove what ended long ago, whichever server started it."""
+        while True:
+            try:
+                await self._tidy()
+            except BackendUnavailable as error:
+                log.warning("old build pods could not be removed: %s", error.message)
+            await anyio.sleep(_TIDY_EVERY)
+
+    async def _tidy(self) -> None:
+        settings, now = self._settings, time.time()
+        for pod in await self._pods.there():
+            if pod.over and not pod.deleting and now - pod.finished > settings.keep_builds_for:
+                await self._cluster.delete_pod(pod.name, pod.uid)
+            elif not pod.over and not pod.started:
+                # Nobody may be waiting for it any more.
+                age = now - pod.created
+                if age > settings.pending_timeout + _STOP_WITHIN:
+                    await self._end(pod, _NEVER_BEGAN)
+
+
+def _news(told: str, pod: Pod) -> bool:
+    return pod.started or pod.over or pod.waiting != told
+
+
+_NEVER_BEGAN: Final = "The build could not begin in time: no node has started it."

@@ -1,0 +1,187 @@
+"""What a build's pod and its secret look like, as plain values.
+
+They keep to what Kubernetes 1.20 and today's releases both have.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from binder_backends.containers import FOLDER, BuildPlan, byte_size
+from binder_backends.kubernetes.affinity import rendezvous
+from binder_backends.kubernetes.settings import KubernetesSettings
+from binder_core.plugin import BuildRequest
+
+Object = dict[str, Any]
+"""An object of the Kubernetes API."""
+
+PREFIX: Final = "io.binderkit"
+MANAGED: Final = {
+    "app.kubernetes.io/managed-by": "binderkit",
+    "app.kubernetes.io/component": "build",
+}
+SELECTOR: Final = ",".join(f"{name}={value}" for name, value in MANAGED.items())
+"""Finds all build pods."""
+REPO_LABEL: Final = f"{PREFIX}/repo-hash"
+ENDED: Final = f"{PREFIX}/ended"
+"""The annotation that says why a build was ended from outside; it is what all servers tell."""
+SECRET: Final = f"{PREFIX}/secret"
+"""The annotation that names the pod's secret."""
+CONTAINER: Final = "build"
+IMAGE: Final = f"{PREFIX}/image"
+REPO: Final = f"{PREFIX}/repo"
+REF: Final = f"{PREFIX}/ref"
+"""Annotations that say what is built."""
+
+_GRACE: Final = 20
+"""Seconds in which the runner ends what it runs, and says so."""
+_TIME_TO_TELL: Final = 300.0
+"""Seconds beyond the runner's own limit after which the cluster ends the pod."""
+_FILES: Final = "binderkit-files"
+_SOCKET: Final = "docker-socket"
+_HOSTNAME: Final = "kubernetes.io/hostname"
+
+
+def repo_hash(repo_url: str) -> str:
+    """Return a label's value that stands for a repository: its URL may be no such value."""
+    return hashlib.sha256(repo_url.encode()).hexdigest()[:40]
+
+
+def pod_of(
+    settings: KubernetesSettings, request: BuildRequest, plan: BuildPlan, secret: str
+) -> Object:
+    """Return the pod of a build.
+
+    Args:
+        settings: The operator's.
+        request: What to build.
+        plan: What it runs.
+        secret: The name of the secret with the plan's files.
+    """
+    told = {key.replace(f"{PREFIX}.", f"{PREFIX}/", 1): value for key, value in plan.labels.items()}
+    spec: Object = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": _GRACE,
+        "containers": [_container(settings, plan)],
+        "volumes": [
+            {"name": _FILES, "secret": {"secretName": secret, "defaultMode": 0o400}},
+            {"name": _SOCKET, "hostPath": {"path": settings.docker_socket, "type": "Socket"}},
+        ],
+    }
+    if settings.build_timeout:
+        # The runner ends the build by itself and says why; this is for a runner that hangs.
+        spec["activeDeadlineSeconds"] = int(settings.build_timeout + _TIME_TO_TELL)
+    optional: Object = {
+        "serviceAccountName": settings.service_account,
+        "priorityClassName": settings.priority_class,
+        "nodeSelector": settings.node_selector,
+        "tolerations": list(settings.tolerations),
+        "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
+        "affinity": _affinity(settings, request),
+    }
+    spec |= {key: value for key, value in optional.items() if value}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": request.name,
+            "labels": {**settings.pod_labels, **MANAGED, REPO_LABEL: repo_hash(request.repo_url)},
+            "annotations": {**settings.pod_annotations, **told, SECRET: secret},
+        },
+        "spec": spec,
+    }
+
+
+def secret_of(pod: Mapping[str, Any], plan: BuildPlan) -> Object:
+    """Return the secret with the plan's files, which lives as long as `pod`, which exists."""
+    metadata = pod["metadata"]
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "Opaque",
+        "metadata": {
+            "name": metadata["annotations"][SECRET],
+            "labels": MANAGED,
+            "ownerReferences": [
+                {
+                    "apiVersion": "v1",
+                    "kind": "Pod",
+                    "name": metadata["name"],
+                    "uid": metadata["uid"],
+                }
+            ],
+        },
+        "data": {
+            PurePosixPath(path).name: base64.b64encode(content).decode()
+            for path, content in plan.files.items()
+        },
+    }
+
+
+def ending(reason: str) -> Object:
+    """Return the patch that ends a pod and keeps it, with its log, for those who reconnect.
+
+    A pod that is deleted loses its log; one whose deadline has passed is ended by its node with the
+    usual grace period.
+    """
+    return {
+        "metadata": {"annotations": {ENDED: reason}},
+        "spec": {"activeDeadlineSeconds": 1},
+    }
+
+
+def _container(settings: KubernetesSettings, plan: BuildPlan) -> Object:
+    limits: Object = {}
+    requests: Object = {}
+    if settings.memory_limit:
+        limits["memory"] = str(byte_size(settings.memory_limit))
+    if settings.cpu_limit:
+        limits["cpu"] = f"{settings.cpu_limit:g}"
+    if settings.memory_request:
+        requests["memory"] = str(byte_size(settings.memory_request))
+    if settings.cpu_request:
+        requests["cpu"] = f"{settings.cpu_request:g}"
+    container: Object = {
+        "name": CONTAINER,
+        "image": settings.builder_image,
+        "command": _command(settings, plan),
+        "env": [{"name": name, "value": value} for name, value in plan.env.items()],
+        "resources": {
+            key: value for key, value in (("limits", limits), ("requests", requests)) if value
+        },
+        "volumeMounts": [
+            {"name": _FILES, "mountPath": FOLDER, "readOnly": True},
+            {"name": _SOCKET, "mountPath": "/var/run/docker.sock"},
+        ],
+    }
+    if settings.image_pull_policy:
+        container["imagePullPolicy"] = settings.image_pull_policy
+    return container
+
+
+def _command(settings: KubernetesSettings, plan: BuildPlan) -> list[str]:
+    if not settings.runner:
+        return list(plan.argv)
+    # Both streams are one log here: the interpreter's last words are no lines of the runner's.
+    return ["sh", "-c", 'exec "$@" 2>/dev/termination-log', "sh", *plan.argv]
+
+
+def _affinity(settings: KubernetesSettings, request: BuildRequest) -> Object:
+    match settings.placement:
+        case "repository":
+            node = rendezvous(request.repo_url, settings.nodes)
+            term = {"key": _HOSTNAME, "operator": "In", "values": [node]}
+            wish = {"weight": 100, "preference": {"matchExpressions": [term]}}
+            return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [wish]}}
+        case "spread":
+            others = {"labelSelector": {"matchLabels": MANAGED}, "topologyKey": _HOSTNAME}
+            wish = {"weight": 100, "podAffinityTerm": others}
+            return {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [wish]}}
+        case "":
+            return {}

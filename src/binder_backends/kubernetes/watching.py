@@ -1,0 +1,199 @@
+"""One watch for all builds of a server, however many they are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Final
+
+import anyio
+
+from binder_backends.kubernetes.cluster import Cluster, Expired, Outage
+from binder_backends.kubernetes.manifest import Object
+from binder_backends.kubernetes.pods import Pod, read
+from binder_core.plugin import BackendUnavailable
+
+log = logging.getLogger("binder.kubernetes")
+
+_LOOK_AGAIN: Final = 20.0
+"""Seconds without news of a pod after which it is asked for by name: a watch may be dead and not
+know it."""
+_FIRST_DELAY: Final = 0.25
+_LONGEST_DELAY: Final = 5.0
+_KEEP_GONE: Final = 600.0
+
+
+class Pods:
+    """All build pods of the namespace, as they were last seen, by uid: a name may come again.
+
+    Args:
+        cluster: Where they are.
+        outage: Seconds without the API server after which those who wait are told.
+    """
+
+    def __init__(self, cluster: Cluster, *, outage: float) -> None:
+        self._cluster = cluster
+        self.outage = outage
+        """Seconds without the API server after which those who wait are told."""
+        self._pods: dict[str, Pod] = {}
+        self._gone: dict[str, float] = {}
+        self._bells: dict[str, anyio.Event] = {}
+        self._change = anyio.Event()
+        self._listed = anyio.Event()
+        self._lost_at: float | None = None
+        self._fault: BackendUnavailable | None = None
+
+    async def run(self) -> None:
+        """Keep up with the cluster, until cancelled."""
+        version = ""
+        delay = _FIRST_DELAY
+        while True:
+            try:
+                if not version:
+                    version = await self._list()
+                async with aclosing(self._cluster.watch(version)) as changes:
+                    async for what, found in changes:
+                        self._well()
+                        delay = _FIRST_DELAY
+                        version = found["metadata"]["resourceVersion"]
+                        if what != "BOOKMARK":
+                            self.learn(found, gone=what == "DELETED")
+                self._well()
+            except Expired:
+                # From the same version it would expire again: list, and go on from there.
+                version = ""
+            except BackendUnavailable as error:
+                self._ill(error)
+                await anyio.sleep(delay)
+                delay = min(2 * delay, _LONGEST_DELAY)
+            except Exception:
+                # Whatever it was, those who wait would never hear of their pods again.
+                log.exception("the watch of build pods broke; it is begun anew")
+                version = ""
+                await anyio.sleep(_LONGEST_DELAY)
+
+    async def _list(self) -> str:
+        # What is learned while the list is made may be missing in it.
+        before = set(self._pods)
+        items, version = await self._cluster.pods()
+        self._well()
+        for item in items:
+            self.learn(item)
+        for uid in before - {item["metadata"]["uid"] for item in items}:
+            self._keep(replace(self._pods[uid], gone=True))
+        self._listed.set()
+        return version
+
+    def learn(self, found: Object, *, gone: bool = False) -> Pod:
+        """Take note of a pod, as the API told it, and return what is known of it now."""
+        return self._keep(read(found, gone=gone))
+
+    def _keep(self, pod: Pod) -> Pod:
+        known = self._pods.get(pod.uid)
+        if known is not None and _how_far(known) > _how_far(pod):
+            return known  # an answer that was overtaken by the watch
+        if pod == known:
+            return pod
+        self._pods[pod.uid] = pod
+        if pod.gone:
+            self._forget(pod.uid)
+        if bell := self._bells.pop(pod.uid, None):
+            bell.set()
+        self._change.set()
+        self._change = anyio.Event()
+        return pod
+
+    def _forget(self, uid: str) -> None:
+        now = anyio.current_time()
+        self._gone[uid] = now
+        for old in [uid for uid, since in self._gone.items() if now - since > _KEEP_GONE]:
+            del self._gone[old], self._pods[old]
+
+    def _well(self) -> None:
+        self._lost_at = self._fault = None
+
+    def _ill(self, error: BackendUnavailable) -> None:
+        if self._lost_at is None:
+            self._lost_at = anyio.current_time()
+            log.warning("the watch of build pods is interrupted: %s", error.message)
+        self._fault = error
+
+    # -- What builds ask for -----------------------------------------------------------------
+
+    async def there(self) -> list[Pod]:
+        """Return all pods that are there, once they are known.
+
+        Raises:
+            BackendUnavailable: The API server has been away for too long.
+        """
+        while not self._listed.is_set():
+            self._check_outage()
+            with anyio.move_on_after(_LOOK_AGAIN):
+                await self._listed.wait()
+        return [pod for pod in self._pods.values() if not pod.gone]
+
+    async def change(self, within: float) -> None:
+        """Return when any pod has changed, or after so many seconds.
+
+        Raises:
+            BackendUnavailable: The API server has been away for too long.
+        """
+        self._check_outage()
+        with anyio.move_on_after(within):
+            await self._change.wait()
+
+    def now(self, pod: Pod) -> Pod:
+        """Return what is known of a pod now."""
+        return self._pods.get(pod.uid, pod)
+
+    async def until(self, pod: Pod, what: Callable[[Pod], bool]) -> Pod:
+        """Return the pod when that is true of it, or when it is gone.
+
+        Raises:
+            BackendUnavailable: The API server has been away for too long.
+        """
+        while True:
+            pod = self.now(pod)
+            if pod.gone or what(pod):
+                return pod
+            bell = self._bells.get(pod.uid)
+            if bell is None or bell.is_set():
+                bell = self._bells[pod.uid] = anyio.Event()
+            with anyio.move_on_after(_LOOK_AGAIN):
+                await bell.wait()
+                continue
+            self._check_outage()
+            await self.look(pod)
+
+    async def look(self, pod: Pod) -> Pod:
+        """Ask for a pod by name, where that is possible now, and return what is known of it."""
+        try:
+            found = await self._cluster.pod(pod.name)
+        except Outage as error:
+            self._ill(error)
+            return self.now(pod)
+        if found is None or found["metadata"]["uid"] != pod.uid:
+            return self._keep(replace(self.now(pod), gone=True))
+        return self.learn(found)
+
+    def _check_outage(self) -> None:
+        if self._fault is None or self._lost_at is None:
+            return
+        if anyio.current_time() - self._lost_at > self.outage or not isinstance(
+            self._fault, Outage
+        ):
+            raise self._fault
+
+
+def _how_far(pod: Pod) -> tuple[bool, ...]:
+    """Return how far a pod is on its way, which is a way without a return."""
+    return (
+        pod.gone,
+        pod.exit_code is not None or pod.phase in ("Succeeded", "Failed"),
+        pod.deleting,
+        bool(pod.ended),
+        pod.started,
+        pod.scheduled,
+    )
