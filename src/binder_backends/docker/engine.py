@@ -28,8 +28,7 @@ _NO_ENGINE: Final = 900  # aiodocker's own status
 _UNIX: Final = "unix://"
 _SCHEMES: Final = (_UNIX, "tcp://", "http://", "https://")
 _HEADER_BYTES: Final = 8
-_READ_BYTES: Final = 256 * 1024
-_TIMEOUT: Final = aiohttp.ClientTimeout(total=120.0, sock_connect=10.0)
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=60.0, sock_connect=10.0)
 
 Inspected = dict[str, Any]
 """What the engine says of a container or an image."""
@@ -357,15 +356,8 @@ class Engine:
                     raise self._gone()  # cut off in the middle of a piece
                 return
             buffer += data
-            position = 0
-            while len(buffer) - position >= _HEADER_BYTES:
-                size = int.from_bytes(buffer[position + 4 : position + 8], "big")
-                end = position + _HEADER_BYTES + size
-                if len(buffer) < end:
-                    break
-                yield buffer[position], bytes(buffer[position + _HEADER_BYTES : end])
-                position = end
-            del buffer[:position]
+            for piece in _take_pieces(buffer):
+                yield piece
 
     # -- Images ------------------------------------------------------------------------------
 
@@ -377,6 +369,24 @@ class Engine:
         except NotThere:
             return None
         return found
+
+
+def _take_pieces(buffer: bytearray) -> list[tuple[int, bytes]]:
+    """Take all complete frames out of `buffer`; neighbours of one stream become one piece."""
+    pieces: list[tuple[int, bytearray]] = []
+    position = 0
+    while len(buffer) - position >= _HEADER_BYTES:
+        stream = buffer[position]
+        start = position + _HEADER_BYTES
+        end = start + int.from_bytes(buffer[position + 4 : start], "big")
+        if len(buffer) < end:
+            break
+        if not pieces or pieces[-1][0] != stream:
+            pieces.append((stream, bytearray()))
+        pieces[-1][1].extend(buffer[start:end])
+        position = end
+    del buffer[:position]
+    return [(stream, bytes(data)) for stream, data in pieces]
 
 
 def _archive(files: Mapping[str, bytes], folders: Iterable[str], owner: int, mode: int) -> bytes:

@@ -6,7 +6,7 @@ for the next is named ``<build>.<run>``.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -85,6 +85,6 @@ def is_run_id(text: str) -> bool:
 def _time(text: str) -> float:
     # Nanoseconds are more than Python reads.
     try:
-        return datetime.datetime.fromisoformat(_FRACTION.sub("", text)).timestamp()
+        return dt.datetime.fromisoformat(_FRACTION.sub("", text)).timestamp()
     except ValueError:
         return 0.0

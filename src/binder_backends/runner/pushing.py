@@ -167,7 +167,8 @@ def read_auth(config: str) -> dict[str, str]:
     try:
         auths = json.loads(Path(config).read_bytes())["auths"] if config else {}
         # One login: whoever wrote the file left out all others.
-        host, entry = next(iter(auths.items()), ("", {}))
+        none: tuple[str, dict[str, str]] = ("", {})
+        host, entry = next(iter(auths.items()), none)
         user, _, password = base64.b64decode(entry.get("auth", "")).decode().partition(":")
         token = entry.get("identitytoken", "")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:

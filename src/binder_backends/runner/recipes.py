@@ -155,28 +155,38 @@ def _limits_memory() -> bool:
 _HINTS: Final = (
     (
         r"buildx plugin must be installed",
-        "The builder image has no docker buildx, which this repo2docker needs: use another"
-        " builder_image, such as the one made from deploy/builder/Dockerfile.",
+        (
+            "The builder image has no docker buildx, which this repo2docker needs: use another"
+            " builder_image, such as the one made from deploy/builder/Dockerfile."
+        ),
     ),
     (
         r"commandline client must be installed",
-        "Either the builder image has no docker command (use another builder_image), or the engine"
-        " cannot be reached from the build container (is engine_socket right?).",
+        (
+            "Either the builder image has no docker command (use another builder_image), or the engine"
+            " cannot be reached from the build container (is engine_socket right?)."
+        ),
     ),
     (
-        r"Cannot connect to the Docker daemon|Error while fetching server API version|"
-        r"Check if docker is running",
+        (
+            r"Cannot connect to the Docker daemon|Error while fetching server API version|"
+            r"Check if docker is running"
+        ),
         "The build container cannot reach the Docker engine: is engine_socket right?",
     ),
     (
         r"no space left on device|ENOSPC",
-        "The disk of the Docker engine is full: make room, for instance with `docker image prune`"
-        " and `docker builder prune`.",
+        (
+            "The disk of the Docker engine is full: make room, for instance with `docker image prune`"
+            " and `docker builder prune`."
+        ),
     ),
     (
         r"could not read Username|Authentication failed|terminal prompts disabled",
-        "The repository is private, or there is none: does the server have git credentials for"
-        " its host (git_credentials)?",
+        (
+            "The repository is private, or there is none: does the server have git credentials for"
+            " its host (git_credentials)?"
+        ),
     ),
 )
 

@@ -1,0 +1,391 @@
+"""Builds images in containers on a Docker engine.
+
+The container named like the build is the lock, its log the journal: any server that shares the
+engine finds it, and reads the same. The runner in it has repo2docker build on the same engine,
+whose socket it is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, ClassVar, Final, Self
+
+import anyio
+import msgspec
+
+from binder_backends.containers import FOLDER, STOP_FILE, BuildPlan, byte_size, plan_build
+from binder_backends.docker.engine import DEFAULT_SOCKET, Conflict, Engine, NotThere
+from binder_backends.docker.reading import (
+    LogFeed,
+    TooLong,
+    follow_log,
+    last_outcome,
+    read_log,
+)
+from binder_backends.docker.runs import BUILD_LABEL, Run, is_run_id, read_run
+from binder_backends.docker.settings import DockerSettings
+from binder_backends.docker.verdicts import too_long, verdict
+from binder_core.plugin import BackendUnavailable, BuildFailed, BuildRequest, Plugin, Report
+
+_PAUSE: Final = 0.05
+_FIND_WITHIN: Final = 60.0
+_START_WITHIN: Final = 10.0
+"""Seconds that another server may take between making a container and starting it."""
+_END_WITHIN: Final = 10.0
+"""Seconds that a container may take to end after its last line."""
+_STOP_WITHIN: Final = 12.0
+"""Seconds that a runner may take to end what it started."""
+_SWEEP_EVERY: Final = 60.0
+_NEVER_STARTED: Final = 600.0
+"""Seconds after which a container that was not started never will be."""
+
+
+class DockerBuilder(Plugin):
+    """Builds images in containers on a Docker engine.
+
+    Args:
+        settings: What the operator set.
+    """
+
+    Settings: ClassVar[type[msgspec.Struct]] = DockerSettings
+
+    def __init__(self, settings: DockerSettings) -> None:
+        self._settings = settings
+        self._engine = Engine(settings.host)
+        self._version = ""
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connect to the engine, and begin to clear up what ended builds have left.
+
+        Raises:
+            BackendUnavailable: Builds are not possible; see `check`.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self._engine)
+            await self.check()
+            self._sweeper = asyncio.create_task(self._sweep_for_ever())
+            stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let go: builds under way go on."""
+        sweeper, self._sweeper = self._sweeper, None
+        if sweeper is not None:
+            sweeper.cancel()
+            await asyncio.gather(sweeper, return_exceptions=True)
+        await self._engine.__aexit__(exc_type, exc, traceback)
+
+    async def check(self) -> None:
+        """Return if the engine answers, is new enough, and has the builder image.
+
+        Raises:
+            BackendUnavailable: One of these is not so.
+        """
+        self._version = await self._engine.version()
+        image = await self._engine.image(self._settings.builder_image)
+        if image is None:
+            raise self._no_builder_image()
+        labels = image["Config"].get("Labels") or {}
+        if self._settings.runner and labels.get("io.binderkit.runner") != "yes":
+            raise BackendUnavailable(
+                f"The builder image {self._settings.builder_image} does not hold the runner. Make"
+                " one from deploy/builder/Dockerfile, or set runner = false for an image of"
+                " repo2docker's own."
+            )
+
+    def versions(self) -> Mapping[str, str]:
+        """Return the engine's version, and which builder image is used."""
+        found = {"docker": self._version, "builder_image": self._settings.builder_image}
+        return {name: text for name, text in found.items() if text}
+
+    async def exists(self, image: str) -> bool:
+        """Return whether `image` is in its registry; where nothing is pushed, on the engine.
+
+        Raises:
+            BackendUnavailable: Nobody knows.
+        """
+        return await self._engine.image(image) is not None
+
+    async def build(self, request: BuildRequest, report: Report) -> None:
+        """Start or find the build; see `binder_core.plugin.Builder.build`."""
+        run = await self._find_or_start(request)
+        if run is None:
+            return
+        report.started(run.id)
+        await self._tell(run, request, report)
+
+    async def stop(self, request: BuildRequest, reason: str) -> None:
+        """End the run under way of this name, with all it started."""
+        with anyio.CancelScope(shield=True):
+            run = await self._current(request)
+            if run is not None and run.fresh:
+                run = await self._started(run)
+            if run is not None and not run.over:
+                await self._end(run, reason)
+
+    # -- Finding and starting ----------------------------------------------------------------
+
+    async def _find_or_start(self, request: BuildRequest) -> Run | None:
+        """Return the run to report, None if there is nothing to report."""
+        deadline = time.monotonic() + _FIND_WITHIN
+        while time.monotonic() < deadline:
+            if followed := await self._followed(request):
+                return followed
+            run = await self._current(request)
+            if run is not None and run.fresh:
+                # Another server is just starting it, or did not come to that.
+                run = await self._started(run) or await self._take_over(run, request)
+            if run is not None and not run.over and not await self._ending(run):
+                return run
+            if run is None or run.over:
+                if request.image_exists or await self.exists(request.image):
+                    return None
+                started = await self._start(request, run)
+                if started is not None:
+                    return started
+            await anyio.sleep(_PAUSE)
+        raise BackendUnavailable(
+            f"The build container {request.name} neither ends nor makes way for a new one: look at"
+            " it on the Docker engine, and remove it."
+        )
+
+    async def _followed(self, request: BuildRequest) -> Run | None:
+        """Return the run that is asked for, if it is known and has something to tell."""
+        if not request.follow or not is_run_id(request.follow):
+            return None
+        run = await self._inspect(request.follow)
+        if run is None or run.build != request.name or run.fresh:
+            return None
+        if run.over and run.exit_code == 0 and not request.image_exists:
+            # It built, but that is long ago.
+            return run if await self.exists(request.image) else None
+        return run
+
+    async def _current(self, request: BuildRequest) -> Run | None:
+        run = await self._inspect(request.name)
+        if run is None or run.name != request.name:
+            return None  # found by its id, which begins like the name
+        return run
+
+    async def _inspect(self, name: str) -> Run | None:
+        try:
+            said = await self._engine.inspect(name)
+        except NotThere:
+            return None
+        run = read_run(said)
+        if run is None:
+            raise BackendUnavailable(
+                f"There is a container {name} on the Docker engine that is no build: rename or"
+                " remove it."
+            )
+        return run
+
+    async def _ending(self, run: Run) -> bool:
+        """Return whether a run has nothing more to say, and give it the time to end."""
+        if not run.has_runner:
+            return False
+        with contextlib.suppress(NotThere):
+            if await last_outcome(self._engine, run.container) is None:
+                return False
+            await self._until_over(run, _END_WITHIN)
+        return True
+
+    async def _started(self, run: Run) -> Run | None:
+        """Return a run as soon as whoever made it has started it; None if nobody does."""
+        deadline = time.monotonic() + _START_WITHIN
+        now: Run | None = run
+        while now is not None and now.fresh:
+            if time.monotonic() > deadline:
+                return None
+            await anyio.sleep(_PAUSE)
+            now = await self._inspect(run.container)
+        return now
+
+    async def _take_over(self, run: Run, request: BuildRequest) -> Run | None:
+        """Remove what another server has left, half made."""
+        await self._engine.remove(run.container)
+        return await self._current(request)
+
+    async def _start(self, request: BuildRequest, before: Run | None) -> Run | None:
+        """Start a run; return None where another server was first."""
+        plan = await anyio.to_thread.run_sync(self._plan, request)
+        started = None
+        # As a whole or not at all, whoever goes away meanwhile.
+        with anyio.CancelScope(shield=True):
+            if before is None or await self._make_way(before):
+                container = await self._create(request, plan)
+                started = await self._inspect(container) if container else None
+        return started
+
+    async def _make_way(self, ended: Run) -> bool:
+        """Give another name to a run that ended; return whether it was we who did."""
+        return await self._engine.rename(ended.container, f"{ended.build}.{ended.id}")
+
+    async def _create(self, request: BuildRequest, plan: BuildPlan) -> str | None:
+        try:
+            container = await self._engine.create(request.name, self._config(plan))
+        except Conflict:
+            return None
+        except NotThere as error:
+            raise self._no_builder_image() from error
+        try:
+            await self._engine.put_files(container, plan.files, folders=[FOLDER])
+            await self._engine.start(container)
+        except NotThere:
+            return None  # somebody removed it: the build was stopped
+        except BackendUnavailable:
+            with contextlib.suppress(BackendUnavailable):
+                await self._engine.remove(container)
+            raise
+        return container
+
+    def _plan(self, request: BuildRequest) -> BuildPlan:
+        return plan_build(self._settings, request, socket=DEFAULT_SOCKET)
+
+    def _config(self, plan: BuildPlan) -> dict[str, Any]:
+        settings = self._settings
+        socket = settings.engine_socket or self._engine.socket or DEFAULT_SOCKET
+        memory = byte_size(settings.memory_limit)
+        return {
+            "Image": settings.builder_image,
+            "Entrypoint": [plan.argv[0]],
+            "Cmd": list(plan.argv[1:]),
+            "Env": [f"{name}={value}" for name, value in plan.env.items()],
+            "Labels": dict(plan.labels),
+            "User": "0",  # the engine's socket, and the files of the plan
+            "WorkingDir": "/",
+            "HostConfig": {
+                # (A bind of the older kind would make a folder where there is no socket.)
+                "Mounts": [{"Type": "bind", "Source": socket, "Target": DEFAULT_SOCKET}],
+                # The log is the journal: no line of it may go, whatever the engine's defaults are.
+                # The runner keeps it short.
+                "LogConfig": {
+                    "Type": "json-file",
+                    "Config": {
+                        "max-size": str(4 * self._log_bytes),
+                        "max-file": "2",
+                        "compress": "false",
+                        "mode": "blocking",
+                    },
+                },
+                "Memory": memory,
+                "MemorySwap": memory,
+                "NanoCpus": round(settings.cpu_limit * 1e9),
+                "PidsLimit": settings.pids_limit or None,
+                "NetworkMode": settings.network or "default",
+                "RestartPolicy": {"Name": "no"},
+                "SecurityOpt": ["no-new-privileges"],
+            },
+        }
+
+    @property
+    def _log_bytes(self) -> int:
+        """Return how large a log may get, numbers and phases of each line included."""
+        return 16 * self._settings.log_cap_bytes + 2**20
+
+    def _no_builder_image(self) -> BackendUnavailable:
+        image = self._settings.builder_image
+        return BackendUnavailable(
+            f"The Docker engine at {self._engine.host} has no builder image {image}. Make it"
+            f" (docker build -t {image} -f deploy/builder/Dockerfile .), pull it, or set"
+            " builder_image."
+        )
+
+    # -- Telling -----------------------------------------------------------------------------
+
+    async def _tell(self, run: Run, request: BuildRequest, report: Report) -> None:
+        """Report a run to its end."""
+        feed = self._feed(run, report)
+        ended: Run | None = run
+        try:
+            await follow_log(self._engine, run.container, feed)
+            if feed.outcome is None:
+                ended = await self._until_over(run, _END_WITHIN)
+                if ended is not None and not ended.over:
+                    raise BackendUnavailable("The Docker engine let go of the build's log.")
+                # Of a container that is just ending, not all may have been told.
+                feed = self._feed(run, report)
+                await read_log(self._engine, run.container, feed)
+            else:
+                await self._until_over(run, _END_WITHIN)
+        except NotThere:
+            ended = None
+        except TooLong:
+            await self._end(run, too_long(self._log_bytes))
+            ended = await self._inspect(run.container)
+        reason = b""
+        if feed.outcome is None and ended is not None:
+            reason = await self._reason(ended)
+        there = await self.exists(request.image)
+        failure = verdict(ended, feed, reason.decode("utf-8", "replace"), there=there)
+        if failure:
+            raise BuildFailed(failure)
+
+    def _feed(self, run: Run, report: Report) -> LogFeed:
+        return LogFeed(report, numbered=run.has_runner, max_bytes=self._log_bytes)
+
+    async def _reason(self, run: Run) -> bytes:
+        with contextlib.suppress(NotThere):
+            return await self._engine.read_file(run.container, STOP_FILE) or b""
+        return b""
+
+    async def _until_over(self, run: Run, within: float) -> Run | None:
+        """Return the run when it has ended, is gone (None), or does not end in time."""
+        with anyio.move_on_after(within), contextlib.suppress(NotThere):
+            await self._engine.wait(run.container)
+        return await self._inspect(run.container)
+
+    # -- Ending ------------------------------------------------------------------------------
+
+    async def _end(self, run: Run, reason: str) -> None:
+        """End a run, with all it started."""
+        with contextlib.suppress(NotThere):
+            await self._engine.put_files(run.container, {STOP_FILE: reason.encode()})
+        now: Run | None = run
+        if run.has_runner:
+            deadline = time.monotonic() + _STOP_WITHIN
+            while now is not None and not now.over and time.monotonic() < deadline:
+                # More than once: a runner that has only just been started does not listen yet.
+                await self._engine.kill(run.container, "SIGTERM")
+                now = await self._until_over(run, 1.0)
+        if now is not None and not now.over:
+            await self._engine.kill(run.container)
+            now = await self._until_over(run, _END_WITHIN)
+        if now is not None and not now.over:
+            raise BackendUnavailable("The build container could not be ended.")
+
+    # -- Clearing up -------------------------------------------------------------------------
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            with contextlib.suppress(BackendUnavailable):
+                await self.sweep()
+            await anyio.sleep(max(1.0, min(_SWEEP_EVERY, self._settings.keep_builds_for)))
+
+    async def sweep(self) -> None:
+        """Remove the containers of builds that ended long enough ago, whoever started them.
+
+        Raises:
+            BackendUnavailable: The engine broke.
+        """
+        keep = self._settings.keep_builds_for
+        for listed in await self._engine.containers(BUILD_LABEL):
+            old_enough = time.time() - listed["Created"] > keep
+            if listed["State"] == "running" or not old_enough:
+                continue
+            run = await self._inspect(listed["Id"])
+            if run is None:
+                continue
+            forgotten = run.fresh and time.time() - run.began > _NEVER_STARTED
+            if forgotten or (run.over and time.time() - run.ended > keep):
+                await self._engine.remove(run.container)

@@ -1,0 +1,61 @@
+"""How a build ended, from what is known of its container. Pure."""
+
+from __future__ import annotations
+
+from binder_backends.docker.reading import LogFeed
+from binder_backends.docker.runs import Run
+
+_AGAIN = "Ask again, and it is built anew."
+
+
+def verdict(run: Run | None, feed: LogFeed, reason: str, *, there: bool) -> str:
+    """Return why a build failed, empty if it did not.
+
+    Args:
+        run: As it ended; None if its container is gone.
+        feed: What was read of its log.
+        reason: What whoever stopped it gave as the reason.
+        there: Whether the image exists.
+    """
+    outcome = feed.outcome
+    if outcome is not None and not outcome.built:
+        return outcome.message or f"The build failed. {_AGAIN}"
+    if there and (outcome is not None or run is None or run.exit_code == 0 or run.has_runner):
+        return ""
+    if outcome is not None or (run is not None and run.exit_code == 0):
+        return (
+            "The build came to a good end, but its image is not there. Was it removed at once, or"
+            f" does repo2docker put it elsewhere (extra_args)? {_AGAIN}"
+        )
+    if run is None:
+        return f"The build's container was removed while it was built. {_AGAIN}"
+    return reason or _cut_off(run, feed)
+
+
+def too_long(limit: int) -> str:
+    """Return why a build is stopped whose log is longer than `limit` bytes."""
+    return (
+        f"The build printed more than {limit // 2**20} MiB, and was ended. Make its steps print"
+        " less."
+    )
+
+
+def _cut_off(run: Run, feed: LogFeed) -> str:
+    if run.out_of_memory:
+        return (
+            "The build ran out of memory, and was ended. Does the repository need less, or may"
+            " builds have more (memory_limit)?"
+        )
+    if run.has_runner and any("binder_backends" in line for line in feed.strays):
+        return (
+            "The builder image does not hold the runner. Make one from deploy/builder/Dockerfile,"
+            " or set runner = false."
+        )
+    if run.has_runner and feed.strays:
+        return f"The builder itself failed: {feed.strays[-1][:300]}"
+    if run.has_runner or run.exit_code in (137, 143):
+        return (
+            "The build was cut off: its container was ended from outside (was the engine or the"
+            f" machine restarted, is there enough memory?). {_AGAIN}"
+        )
+    return f"The build failed: repo2docker ended with exit status {run.exit_code}. See its log."
