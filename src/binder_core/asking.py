@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
 T = TypeVar("T")
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +106,12 @@ def unasked(flow: Asks[T]) -> T | None:
     return None
 
 
-async def perform(flow: Asks[T], ask: Callable[[Question], Awaitable[Answer]]) -> T:
+async def perform(flow: Generator[Q, A, T], ask: Callable[[Q], Awaitable[A]]) -> T:
     """Return what the dialogue comes to, `ask` answering its questions.
+
+    Args:
+        flow: A dialogue: `Asks`, or one with questions and answers of its own.
+        ask: Answers a question.
 
     Raises:
         BinderError: The dialogue's own, or what `ask` raised and the dialogue did not handle.

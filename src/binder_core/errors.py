@@ -88,16 +88,16 @@ class ProviderUnavailable(BinderError):
         self.retry_after = retry_after
 
 
-class RegistryUnavailable(BinderError):
-    """The image registry refused us or did not answer: whether an image exists is unknown."""
-
-    status_hint = 503
-
-
 class Refused(BinderError):
     """The operator does not allow this request."""
 
     status_hint = 403
+
+
+class NoSuchBuild(BinderError):
+    """No build of that name is under way, nor was a while ago."""
+
+    status_hint = 404
 
 
 class ShuttingDown(BinderError):
@@ -118,6 +118,10 @@ class BackendUnavailable(BinderError):
     """A plug-in, the engine below it or a library it needs is not there."""
 
     status_hint = 503
+
+
+class RegistryUnavailable(BackendUnavailable):
+    """The image registry refused us or did not answer: whether an image exists is unknown."""
 
 
 class ConfigError(BinderError):

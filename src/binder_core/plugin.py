@@ -35,6 +35,7 @@ from binder_core.asking import (
     Question,
     git_ls_remote,
     http_get,
+    perform,
 )
 from binder_core.errors import (
     BackendUnavailable,
@@ -43,6 +44,7 @@ from binder_core.errors import (
     LaunchFailed,
     ProviderUnavailable,
     RefNotFound,
+    RegistryUnavailable,
     SpecError,
 )
 from binder_core.events import LayerProgress, Progress
@@ -56,6 +58,15 @@ from binder_core.records import (
     KeyRecord,
     TemplateRecord,
 )
+from binder_core.registry import (
+    HttpPost,
+    ImageName,
+    Login,
+    RegistryAsks,
+    is_loopback,
+    parse_image,
+)
+from binder_core.registry import exists as image_exists
 from binder_core.runlog import Line, LogReader, Outcome
 from binder_core.runlog import encode as encode_log
 from binder_core.specs import Resolved, Spec
@@ -79,7 +90,9 @@ __all__ = [
     "GitLsRemote",
     "GitRefs",
     "HttpGet",
+    "HttpPost",
     "HttpReply",
+    "ImageName",
     "KeyRecord",
     "LaunchFailed",
     "LaunchReport",
@@ -88,6 +101,7 @@ __all__ = [
     "LayerProgress",
     "Line",
     "LogReader",
+    "Login",
     "NoSettings",
     "Outcome",
     "Pasted",
@@ -98,6 +112,8 @@ __all__ = [
     "ProviderUnavailable",
     "Question",
     "RefNotFound",
+    "RegistryAsks",
+    "RegistryUnavailable",
     "Report",
     "Resolved",
     "Spec",
@@ -107,6 +123,10 @@ __all__ = [
     "encode_log",
     "git_ls_remote",
     "http_get",
+    "image_exists",
+    "is_loopback",
+    "parse_image",
+    "perform",
 ]
 
 
