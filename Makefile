@@ -41,7 +41,7 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/pip
 	@touch $@
 
 $(VENV)/.tested: pyproject.toml | $(VENV)/bin/pip
-	$(BIN)/pip install --quiet --editable '.[server,local,client,postgres]' --group dev
+	$(BIN)/pip install --quiet --editable '.[all]' --group dev
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.benched: pyproject.toml | $(VENV)/bin/pip
