@@ -18,6 +18,7 @@ from binder_core.errors import BinderError, Refused
 from binder_core.events import Failed
 from binder_core.journal import Told
 from binder_http import sse, stream
+from binder_http.builds_api import BuildsApi
 from binder_http.config import Server
 from binder_http.metrics import Metrics
 from binder_http.rawpath import raw_tail
@@ -59,6 +60,7 @@ class Api:
     ) -> None:
         self.binder = binder
         self.closing = asyncio.Event()
+        self.builds = BuildsApi(binder, guard=guard, retry=server.retry, closing=self.closing)
         self._server = server
         self._guard = guard
         self._build_tokens = build_tokens

@@ -34,6 +34,13 @@ PATHS: Final[Mapping[str, str]] = {
 }
 """The routes: to each the method of `Api` that answers it."""
 
+OPERATOR_PATHS: Final[Mapping[tuple[str, str], str]] = {
+    ("GET", "/api/builds"): "list_builds",
+    ("GET", "/api/builds/<name>/log"): "build_log",
+    ("DELETE", "/api/builds/<name>"): "stop_build",
+}
+"""The routes for the operator alone: to each the method of `binder_http.builds_api.BuildsApi`."""
+
 _ANY: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _MOST_BODY_BYTES: Final = 65536
 _GITHUB_API: Final = "api.github.com"
@@ -172,4 +179,6 @@ def _blueprint(api: Api, name: str) -> Blueprint:
     made.after_request(api.after)
     for path, method in PATHS.items():
         made.add_url_rule(path, method, getattr(api, method), methods=["GET", "OPTIONS"])
+    for (verb, path), method in OPERATOR_PATHS.items():
+        made.add_url_rule(path, method, api.builds.methods[method], methods=[verb, "OPTIONS"])
     return made

@@ -268,6 +268,102 @@ def config(
         click.echo(render(load(config_file, flags=flags)), nl=False)
 
 
+def _asking(command: _F) -> _F:
+    """Add the options that say which server is asked, by whom."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print what the server answers."),
+        click.option(
+            "--token", envvar="BINDER_TOKEN", help="The operator's token; better by BINDER_TOKEN."
+        ),
+        click.option(
+            "--server", "--url", envvar="BINDER_SERVER", metavar="URL", help="Ask this server."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@main.group(invoke_without_command=True)
+@_asking
+@click.pass_context
+def builds(ctx: click.Context, /, **given: Any) -> None:
+    """List, read and stop the builds of a server. Without a command: list.
+
+    They need the token that the server calls the operator's (security.operator_token), or the one
+    that each request needs.
+
+    Exit status: 0 done, 1 the server said no or is not there, 2 wrong usage.
+    """
+    ctx.obj = given
+    if ctx.invoked_subcommand is None:
+        _list_builds(given)
+
+
+@builds.command("list")
+@_asking
+@click.pass_context
+def list_builds(ctx: click.Context, /, **given: Any) -> None:
+    """List builds, oldest first; ended ones for a while.
+
+    Runs that other servers started are among them, where the builder knows. Builds that wait in
+    another server's queue are known to that server only.
+    """
+    _list_builds(_both(ctx.obj, given))
+
+
+@builds.command("log")
+@click.argument("name")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the build ends.")
+@_asking
+@click.pass_context
+def log_of_build(ctx: click.Context, /, *, name: str, follow: bool, **given: Any) -> None:
+    """Print the log of a build, which is under way or has ended not long ago.
+
+    Exit status: 1 also where the build failed.
+    """
+    with _operating(_both(ctx.obj, given)) as (where, as_json):
+        from binder_http import cli_builds
+
+        status = cli_builds.show_log(*where, name, follow=follow, as_json=as_json)
+    sys.exit(status)
+
+
+@builds.command("stop")
+@click.argument("name")
+@click.option("--reason", default="", help="Told to all who watch.")
+@_asking
+@click.pass_context
+def stop_build(ctx: click.Context, /, *, name: str, reason: str, **given: Any) -> None:
+    """End a build, whichever server started it, and wait until it has ended."""
+    with _operating(_both(ctx.obj, given)) as (where, as_json):
+        from binder_http import cli_builds
+
+        cli_builds.stop_build(*where, name, reason, as_json=as_json)
+
+
+def _both(above: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return options that may stand before and behind the command's name."""
+    return {name: value or above[name] for name, value in given.items()}
+
+
+def _list_builds(given: dict[str, Any]) -> None:
+    with _operating(given) as (where, as_json):
+        from binder_http import cli_builds
+
+        cli_builds.list_builds(*where, as_json=as_json)
+
+
+@contextmanager
+def _operating(given: dict[str, Any]) -> Iterator[tuple[tuple[str, str | None], bool]]:
+    """Return which server is asked, with which token, and whether JSON is wanted."""
+    if not given["server"]:
+        raise click.UsageError("Which server? Give --server URL, or set BINDER_SERVER.")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    with _errors():
+        yield (given["server"], given["token"]), given["as_json"]
+
+
 @main.group()
 def keys() -> None:
     """API keys of this server's older protocol."""

@@ -104,6 +104,9 @@ class Security(_Section, frozen=True):
     """Whether each request needs the token; auto: where builds or servers run as this user."""
     token: Secret = ""
     """The token; empty: one made from the key, told at start."""
+    operator_token: Secret = ""
+    """What listing, reading and stopping builds needs; good for all else as well. Empty: the token,
+    where each request needs it; else nobody may."""
     key: Secret = ""
     """Signs event ids and build tokens; the same on all servers and after a restart. Empty: one is
     made and kept in ``server.state_dir``."""

@@ -51,6 +51,10 @@ def description(*, version: str, base_url: str) -> dict[str, Any]:
         responses = {"200": _answer(summary, content_type, schema), "403": _REFUSED, **others}
         operation = {"summary": summary, "responses": responses}
         spec.path(path, operations={"get": operation})
+    spec.components.schema("Builds", _BUILDS)
+    spec.path("/api/builds", operations={"get": _LIST_BUILDS})
+    spec.path("/api/builds/{name}/log", operations={"get": _BUILD_LOG})
+    spec.path("/api/builds/{name}", operations={"delete": _STOP_BUILD})
     made: dict[str, Any] = spec.to_dict()
     return made
 
@@ -182,3 +186,82 @@ _PAGES: Final[tuple[tuple[str, str, str, Any, dict[str, Any]], ...]] = (
     ),
     ("/openapi.json", "This description", "application/json", {"type": "object"}, {}),
 )
+
+
+# -- For the operator ----------------------------------------------------------------------------
+
+
+def _or_null(kind: str) -> dict[str, Any]:
+    return {"type": [kind, "null"]}
+
+
+def _refusals(**others: dict[str, Any]) -> dict[str, Any]:
+    refused = _answer("Only the operator may.", "application/json", _ref("Error"))
+    away = _answer("The engine does not answer.", "application/json", _ref("Error"))
+    return {"403": refused, "503": away, **{name.strip("_"): one for name, one in others.items()}}
+
+
+_NAME: Final = _parameter("name", "path", _STRING, "The build's.")
+_NO_BUILD: Final = _answer("There is none under way.", "application/json", _ref("Error"))
+
+_BUILDS: Final = _object(
+    builds={
+        "type": "array",
+        "items": _object(
+            name=_STRING,
+            provider={**_STRING, "description": "The prefix it was first asked for with."},
+            repo_url=_STRING,
+            ref=_STRING,
+            image=_STRING,
+            state={**_STRING, "enum": ["queued", "running", "stopping", "built", "failed"]},
+            phase={**_or_null("string"), "description": "Null: this server does not read it."},
+            place={**_or_null("integer"), "description": "In the queue, from 1."},
+            age={**_or_null("number"), "description": "Seconds."},
+            watchers={"type": "integer", "description": "On this server."},
+            run_id=_or_null("string"),
+            elsewhere={**_BOOLEAN, "description": "Started by another server, not followed here."},
+        ),
+    },
+    complete={**_BOOLEAN, "description": "Whether what other servers started is among them."},
+    message={**_STRING, "description": "Why it is not."},
+)
+
+_LIST_BUILDS: Final = {
+    "summary": "The builds that are known, oldest first; ended ones for a while",
+    "description": "Those that wait in the queue of another server are known to that server only.",
+    "responses": {
+        "200": _answer("The builds.", "application/json", _ref("Builds")),
+        **_refusals(),
+    },
+}
+_BUILD_LOG: Final = {
+    "summary": "The log of a build",
+    "parameters": [
+        _NAME,
+        _parameter("follow", "query", _BOOLEAN, "Go on until the build ends."),
+    ],
+    "responses": {
+        "200": {
+            "description": "The log; as events where the request accepts `text/event-stream`.",
+            "content": {
+                "text/plain": {"schema": _STRING},
+                sse.CONTENT_TYPE: {"schema": _ref("Event")},
+            },
+        },
+        **_refusals(_404=_NO_BUILD),
+    },
+}
+_STOP_BUILD: Final = {
+    "summary": "End a build, whichever server started it",
+    "description": "It is answered when the build has ended.",
+    "parameters": [
+        _NAME,
+        _parameter("reason", "query", _STRING, "Told to all who watch."),
+    ],
+    "responses": {
+        "200": _answer(
+            "It has ended.", "application/json", _object(name=_STRING, stopped=_BOOLEAN)
+        ),
+        **_refusals(_404=_NO_BUILD),
+    },
+}

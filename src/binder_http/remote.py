@@ -63,6 +63,10 @@ class Remote:
         self.headers = {"authorization": f"Bearer {self._token}"} if self._token else {}
         """What shows the server who asks."""
 
+    def url(self, path: str) -> str:
+        """Return the URL of a path below the server's own."""
+        return f"{self._base}/{path}"
+
     def build_url(self, spec: str, *, build_only: bool) -> str:
         """Return the URL that `spec` is asked for at; escapes in it are kept."""
         path = quote(spec.strip("/"), safe=_KEPT, errors="replace")

@@ -32,6 +32,8 @@ class Guard:
 
     token: str = field(default="", repr=False)
     """What each request has to bring; empty: nothing."""
+    operator_token: str = field(default="", repr=False)
+    """What an operator has to bring, good for all else as well; empty: `token`, if there is one."""
     hosts: frozenset[str] | None = None
     """Names that ``Host`` may have beside loopback's; None: any. This keeps out pages whose name
     was made to lead here (DNS rebinding)."""
@@ -63,11 +65,31 @@ class Guard:
                 "Pages of other sites may not use this server. Sites are allowed by the setting "
                 "security.origins."
             )
-        if self.token and not self._has_token(headers.get("authorization", ""), token):
+        enough = (self.token, self.operator_token) if self.operator_token else (self.token,)
+        if self.token and not _brought(enough, headers, token):
             return (
                 "This server needs its token, told when it was started: add ?token=… to the URL, "
                 "or send the header Authorization: Bearer …"
             )
+        return None
+
+    def operator_refusal(self, headers: Mapping[str, str], token: str = "") -> str | None:
+        """Return why what only the operator may do is refused, None if it is not.
+
+        Where nobody needs a token anybody may build; that does not make everybody the operator.
+
+        Args:
+            headers: As for `refusal`, which comes first.
+            token: The one in the query.
+        """
+        needed = self.operator_token or self.token
+        if not needed:
+            return (
+                "Only the operator may do this, and this server does not know who that is: set "
+                "security.operator_token, and send it."
+            )
+        if not _brought((needed,), headers, token):
+            return "Only the operator may do this, who has a token (security.operator_token)."
         return None
 
     def allows(self, origin: str) -> bool:
@@ -82,13 +104,6 @@ class Guard:
 
     def _is_own(self, origin: str, host: str) -> bool:
         return bool(host) and _netloc(origin) == host.lower()
-
-    def _has_token(self, authorization: str, query: str) -> bool:
-        scheme, _, credentials = authorization.partition(" ")
-        given = [query]
-        if scheme.lower() in {"bearer", "token"}:
-            given.append(credentials.strip())
-        return any(hmac.compare_digest(one.encode(), self.token.encode()) for one in given)
 
 
 def guard(config: Config, token: str) -> Guard:
@@ -111,7 +126,23 @@ def guard(config: Config, token: str) -> Guard:
         origins.add(f"{url.scheme}://{url.netloc}".lower())
         if known is not None:
             known |= {_name(url.netloc)}
-    return Guard(token=token, hosts=known, origins=frozenset(origins))
+    return Guard(
+        token=token,
+        operator_token=security.operator_token,
+        hosts=known,
+        origins=frozenset(origins),
+    )
+
+
+def _brought(tokens: tuple[str, ...], headers: Mapping[str, str], query: str) -> bool:
+    """Return whether one of these tokens came with a request, in its query or its headers."""
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    given = [query]
+    if scheme.lower() in {"bearer", "token"}:
+        given.append(credentials.strip())
+    # All are compared: how long it takes tells nothing.
+    same = [hmac.compare_digest(one.encode(), good.encode()) for one in given for good in tokens]
+    return any(same)
 
 
 def _name(host: str) -> str:

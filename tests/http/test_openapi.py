@@ -9,7 +9,7 @@ from openapi_spec_validator import validate
 from serving import asking, conf
 
 from binder_core.events import EVENTS
-from binder_http.app import PATHS, create_app
+from binder_http.app import OPERATOR_PATHS, PATHS, create_app
 from binder_http.openapi import description
 
 DESCRIBED = description(version="1.2.3", base_url="/binder/")
@@ -21,15 +21,18 @@ def test_it_is_valid() -> None:
 
 def test_each_route_is_described_and_nothing_else() -> None:
     routes = {re.sub(r"<binder_rest:rest>", "{provider}/{spec}", path) for path in PATHS}
+    routes |= {path.replace("<name>", "{name}") for _, path in OPERATOR_PATHS}
     assert set(DESCRIBED["paths"]) == routes
 
 
 def test_each_described_path_is_a_route_of_the_app() -> None:
     app = create_app(conf())
     adapter = app.url_map.bind("localhost")
-    for path in DESCRIBED["paths"]:
-        endpoint, _ = adapter.match(path.format(provider="gh", spec="a/b/c"), method="GET")
-        assert endpoint.startswith("binder.")
+    for path, operations in DESCRIBED["paths"].items():
+        for method in operations:
+            asked = path.format(provider="gh", spec="a/b/c", name="build-x")
+            endpoint, _ = adapter.match(asked, method=method.upper())
+            assert endpoint.startswith("binder.")
 
 
 def test_each_event_is_described() -> None:

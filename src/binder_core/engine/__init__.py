@@ -4,7 +4,8 @@ from binder_core.engine.bell import Batch
 from binder_core.engine.binder import Binder
 from binder_core.engine.limits import Limits
 from binder_core.engine.observer import Observer, Silent
-from binder_core.engine.values import BuildInfo, Check, Plan, Request
+from binder_core.engine.operator import Operator
+from binder_core.engine.values import BuildInfo, Check, Overview, Plan, Request
 
 __all__ = [
     "Batch",
@@ -13,6 +14,8 @@ __all__ = [
     "Check",
     "Limits",
     "Observer",
+    "Operator",
+    "Overview",
     "Plan",
     "Request",
     "Silent",

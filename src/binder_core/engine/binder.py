@@ -11,8 +11,6 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeVar
 
-import anyio
-
 from binder_core import naming
 from binder_core.asking import perform, unasked
 from binder_core.engine.bell import Batch, Flight, Source
@@ -21,6 +19,7 @@ from binder_core.engine.jobs import Jobs, failed_event
 from binder_core.engine.launch_job import LaunchJob
 from binder_core.engine.limits import Limits
 from binder_core.engine.observer import Observer, Silent
+from binder_core.engine.operator import Operator
 from binder_core.engine.values import BuildInfo, Check, Plan, Request
 from binder_core.errors import (
     BackendUnavailable,
@@ -88,6 +87,8 @@ class Binder:
         self._now = now
         self._unique = unique
         self._stack = AsyncExitStack()
+        self.operator: Operator
+        """What an operator sees of builds, and does with them."""
         self._jobs: Jobs
 
     async def __aenter__(self) -> Self:
@@ -108,6 +109,7 @@ class Binder:
                     observer=self._observer,
                 )
             )
+            self.operator = Operator(self._jobs, self.builder)
             self._stack = stack.pop_all()
         return self
 
@@ -481,19 +483,7 @@ class Binder:
     @property
     def builds(self) -> list[BuildInfo]:
         """Return the builds that this server knows of, oldest first; ended ones for a while."""
-        now = anyio.current_time()
-        return [
-            BuildInfo(
-                name=build.request.name,
-                image=build.request.image,
-                repo_url=build.request.repo_url,
-                ref=build.request.ref,
-                state=build.state,
-                watchers=build.watchers,
-                seconds=now - build.since,
-            )
-            for build in self._jobs.machine.all()
-        ]
+        return self.operator.here()
 
     @property
     def in_progress(self) -> tuple[int, int]:

@@ -114,6 +114,13 @@ class BuildJob:
         """Return whether the builder has told which run it is."""
         return self._run_id is not None
 
+    @property
+    def phase(self) -> Phase:
+        """Return what was told last."""
+        if self.ended:
+            return Phase.BUILT if self.built else Phase.FAILED
+        return self._phase or Phase.WAITING
+
     def to_build(self) -> BuildRequest:
         """Return what to ask of the builder: where it broke, the same run once more.
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Hashable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Generator, Hashable
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar, assert_never
@@ -58,6 +58,7 @@ class Jobs:
         self._launcher = launcher
         self._observer = observer
         self._builds: dict[BuildId, BuildJob] = {}
+        self._apart: set[BuildJob] = set()
         self._launches: dict[str, LaunchJob] = {}
         self._flights: dict[Hashable, Flight[Any]] = {}
         self._dirty: set[BuildJob] = set()
@@ -132,6 +133,50 @@ class Jobs:
         assert job is not None  # noqa: S101 - who joins follows
         job.provider = job.provider or provider
         return job
+
+    def job(self, build_id: BuildId) -> BuildJob | None:
+        """Return what is told of an attempt, while that is remembered."""
+        return self._builds.get(build_id)
+
+    @contextmanager
+    def read_apart(self, request: BuildRequest) -> Generator[BuildJob]:
+        """Return what is told of a run that nobody here follows, read while the context lasts.
+
+        It is none of the machine's builds: who only reads shall neither start a build, nor be taken
+        for proof that there is an image.
+
+        Args:
+            request: Names the run to follow, and says that the image exists.
+        """
+        job = BuildJob(
+            BuildId(request.name, 0),
+            request,
+            log_cap_bytes=self.limits.log_cap_bytes,
+            on_start=lambda *_: None,
+            on_news=lambda job, _: job.bell.ring(),
+        )
+        self._apart.add(job)
+        self._tasks.start_soon(self._read, job)
+        try:
+            yield job
+        finally:
+            self._apart.discard(job)
+            job.scope.cancel()
+
+    async def _read(self, job: BuildJob) -> None:
+        with job.scope:
+            try:
+                await self._persist_build(job, lambda: self._builder.build(job.request, job))
+                built = job.begun and await self._builder.exists(job.request.image)
+            except Exception as error:  # noqa: BLE001 - whatever it is, who reads hears of it
+                job.end(failed_event(error), of_run=isinstance(error, BuildFailed))
+                return
+            image = job.request.image
+            if built:
+                job.end(Built(message=f"Built image {image}\n", image=image), of_run=True)
+            else:
+                gone = "The run has ended, and nobody knows how."
+                job.end(Failed(message=gone), of_run=False)
 
     def leave(self, job: BuildJob) -> None:
         """Tell that a watcher went away."""
@@ -434,7 +479,8 @@ class Jobs:
 
     def _bells(self) -> list[Bell]:
         held = (self._builds, self._launches, self._flights)
-        return [job.bell for jobs in held for job in jobs.values()]
+        bells = [job.bell for jobs in held for job in jobs.values()]
+        return bells + [job.bell for job in self._apart]
 
 
 def failed_event(error: Exception) -> Failed:

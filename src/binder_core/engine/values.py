@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from binder_core.builds import State
+from binder_core.ordering import Phase
 from binder_core.plugin import BuildRequest
 from binder_core.specs import Resolved
 
@@ -30,9 +31,9 @@ class Request:
         return f"{self.provider}/{self.spec}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildInfo:
-    """A build that this server knows of."""
+    """A build, as an operator sees it."""
 
     name: str
     image: str
@@ -40,8 +41,31 @@ class BuildInfo:
     ref: str
     state: State
     watchers: int
-    seconds: float
-    """Since it came into its state."""
+    """On this server."""
+    seconds: float | None
+    """Since it came into its state; None: nobody knows."""
+    age: float | None
+    """Since it was asked for here, or its run was started elsewhere."""
+    provider: str = ""
+    """The prefix it was first asked for with."""
+    phase: Phase | None = None
+    """What was told last; None: this server does not read it."""
+    place: int | None = None
+    """In the queue, from 1, where it waits for a slot."""
+    run_id: str | None = None
+    elsewhere: bool = False
+    """Whether another server started it, and this one does not follow it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The builds that are known."""
+
+    builds: list[BuildInfo]
+    complete: bool
+    """Whether what other servers started is among them. What queues there never is."""
+    message: str = ""
+    """Why it is not."""
 
 
 @dataclass(frozen=True, slots=True)
