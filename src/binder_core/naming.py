@@ -6,12 +6,17 @@ Image names come out as BinderHub's, so that an operator who moves here keeps th
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Final
 
 MAX_IMAGE_NAME: Final = 255
 MAX_DNS_LABEL: Final = 63
 
 _SAFE: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
+
+
+_OWN: Final = re.compile(r"[a-z0-9-]*-[0-9a-f]{6}:[^/:@\s]+")
+"""What `image_name` makes of repository and ref."""
 
 
 def escape(text: str) -> str:
@@ -31,6 +36,12 @@ def image_name(prefix: str, slug: str, ref: str) -> str:
     # "cut it to 255 - len(prefix) - 7": room for the dash and the digest.
     cut = escape(slug)[: MAX_IMAGE_NAME - len(prefix) - 7].lower()
     return f"{prefix}{cut}-{digest}:{ref}".replace("_", "-").lower()
+
+
+def is_image_name(prefix: str, image: str) -> bool:
+    """Return whether `image` is a name that `image_name` can make with this prefix."""
+    head = prefix.replace("_", "-").lower()
+    return image.startswith(head) and _OWN.fullmatch(image, len(head)) is not None
 
 
 def build_name(image: str, repo_url: str, ref: str) -> str:

@@ -29,6 +29,7 @@ from binder_core.errors import (
     LaunchFailed,
     ProviderUnavailable,
     RefNotFound,
+    Refused,
     SpecError,
     UnknownProvider,
 )
@@ -251,6 +252,7 @@ class ProtocolApi:
         if self._binder.launcher is None:
             message = "This server builds images and launches nothing."
             raise failure(BINDER, endpoint, "registryError", message=message)
+        self._check_image(endpoint, template)
         owner, lease = self.recorder.held()
         deployment = DeploymentRecord(
             id=secrets.token_hex(16),
@@ -293,6 +295,7 @@ class ProtocolApi:
 
     async def _preload(self, store: Store, endpoint: Endpoint, values: Values) -> Any:
         template = await _template(store, endpoint, values, "registryError")
+        self._check_image(endpoint, template)
         name, image = template.name, template.image
         self._preloads[name] = "running"
         try:
@@ -310,6 +313,13 @@ class ProtocolApi:
             if self._preloads[name] != "completed":
                 self._preloads[name] = "failed"
         return {"name": name, "status": "completed"}
+
+    def _check_image(self, endpoint: Endpoint, template: TemplateRecord) -> None:
+        """Return if a template's image may be launched: records are no proof that it is ours."""
+        try:
+            self._binder.check_image(template.image)
+        except Refused as error:
+            raise failure(BINDER, endpoint, "registryError", message=error.message) from error
 
     async def _preload_status(self, store: Store, _endpoint: Endpoint, values: Values) -> Any:
         await store.check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +34,34 @@ def test_image_names_are_no_longer_than_a_registry_takes(prefix: str, slug: str)
     name = naming.image_name(prefix[:100], slug, "ref")
     assert len(name.rpartition(":")[0]) <= naming.MAX_IMAGE_NAME + len(prefix)
     assert name == name.lower()
+
+
+prefixes = st.from_regex(r"([a-z]+\.example/)?([A-Za-z_-]*)", fullmatch=True)
+
+
+@given(prefixes, texts, st.from_regex(r"[0-9a-zA-Z_.-]{1,40}", fullmatch=True))
+def test_what_was_named_here_is_known_again(prefix: str, slug: str, ref: str) -> None:
+    assert naming.is_image_name(prefix, naming.image_name(prefix, slug, ref))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "ubuntu:latest",
+        "r.example/b-ubuntu:latest",
+        "r.example/other-x-abc123:1",
+        "r.example/b-x-abc123",
+        "r.example/b-x-abc123:1/2",
+        "r.example/b-x-abc123:1\n",
+        "r.example/b-x-abc123@sha256:aa",
+        "r.example/b-up/x-abc123:1",
+        "evil.example/r.example/b-x-abc123:1",
+        "",
+    ],
+)
+def test_what_was_not_named_here_is_not(image: str) -> None:
+    assert naming.is_image_name("r.example/b-", "r.example/b-x-abc123:1")
+    assert not naming.is_image_name("r.example/b-", image)
 
 
 @given(texts)

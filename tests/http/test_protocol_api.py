@@ -287,6 +287,36 @@ async def test_only_what_was_built_here_is_launched(tmp_path: Path) -> None:
         assert not it.launcher.engine.servers
 
 
+@pytest.mark.parametrize("image", ["ubuntu:latest", "evil.example/old-x-abc123:aa", "old-x:aa"])
+async def test_a_record_does_not_make_an_image_ours(tmp_path: Path, image: str) -> None:
+    flags = {"builder.image_prefix": "old-"}
+    async with world(tmp_path, flags) as it:
+        await it.build()
+    with closing(sqlite3.connect(tmp_path / "records.sqlite")) as records, records:
+        records.execute("UPDATE templates SET image = ?", (image,))
+    async with world(tmp_path, flags) as it:
+        body = {"template-name": TEMPLATE}
+        for path, sent in (("/applications/", body), (f"/preload/{TEMPLATE}", None)):
+            answer = await it.ask("POST", path, sent)
+            assert error(answer)[1] == "registryError"
+            assert image in answer.json()["error"]
+            assert "old-<repository>-" in answer.json()["error"]
+            assert "limits.allow_images" in answer.json()["error"]
+        assert not it.launcher.engine.servers
+        assert it.launcher.engine.preloaded == []
+
+
+async def test_images_of_another_prefix_are_launched_where_they_are_allowed(tmp_path: Path) -> None:
+    async with world(tmp_path, {"builder.image_prefix": "old-"}) as it:
+        await it.build()
+    changed = {"builder.image_prefix": "new-"}
+    async with world(tmp_path, changed) as it:
+        refused = await it.ask("POST", "/applications/", {"template-name": TEMPLATE})
+        assert error(refused)[1] == "registryError"
+    async with world(tmp_path, changed | {"limits.allow_images": ["old-*"]}) as it:
+        await it.deployed()
+
+
 async def test_an_image_that_is_gone_cannot_be_preloaded(tmp_path: Path) -> None:
     async with world(tmp_path) as it:
         await it.build()

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -368,9 +369,10 @@ class Binder:
             began: The same as there.
 
         Raises:
-            Refused: This server launches nothing.
+            Refused: This server launches nothing, or not this image: see `check_image`.
             ShuttingDown: `drain` was called meanwhile; the launch may well go on.
         """
+        self.check_image(server.image)
 
         def ready(url: str) -> Ready:
             message = f"Server running at {url}\n"
@@ -394,6 +396,24 @@ class Binder:
             raise ShuttingDown("The launch was given up.")
         return last
 
+    def check_image(self, image: str) -> None:
+        """Return if an image may be launched whose name was made elsewhere, or long ago.
+
+        Raises:
+            Refused: It has no name that this server gives, and `Limits.allow_images` does not name
+                it.
+        """
+        if naming.is_image_name(self._image_prefix, image):
+            return
+        if any(fnmatchcase(image, allowed) for allowed in self.limits.allow_images):
+            return
+        own = f"{self._image_prefix}<repository>-<6 hexadecimal digits>:<ref>"
+        others = ", ".join(self.limits.allow_images) or "none"
+        raise Refused(
+            f"The image {image[:200]!r} is not launched: allowed are {own} and those of the "
+            f"setting limits.allow_images ({others})."
+        )
+
     async def has_image(self, image: str) -> bool:
         """Return whether an image is there.
 
@@ -406,9 +426,11 @@ class Binder:
         """Return when an image, which exists, is wherever servers may start.
 
         Raises:
+            Refused: It may not be launched: see `check_image`.
             LaunchFailed: It cannot be brought there.
             BackendUnavailable: A connection or an engine broke.
         """
+        self.check_image(image)
         if self.launcher is not None:
             await self.launcher.preload(image)
 

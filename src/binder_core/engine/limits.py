@@ -33,6 +33,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """How long a log line may wait for others while lines are pouring in."""
     log_cap_bytes: int = CAP_BYTES
     """How much of a build's log is held in memory: half for its head, half for its tail."""
+    allow_images: tuple[str, ...] = ()
+    """Images that may be launched beside those that were named here; ``*`` stands for anything."""
 
     def of_builds(self) -> BuildLimits:
         """Return those that the dedup machine keeps."""
