@@ -6,11 +6,12 @@ the engine of the containers has a way to bring in that no listing shows.
 """
 
 from binder_backends.containers.images import repository
-from binder_backends.containers.plan import FOLDER, STOP_FILE, BuildPlan, plan_build
+from binder_backends.containers.plan import FOLDER, LABEL, STOP_FILE, BuildPlan, plan_build
 from binder_backends.containers.settings import BuildSettings, GitCredential, byte_size
 
 __all__ = [
     "FOLDER",
+    "LABEL",
     "STOP_FILE",
     "BuildPlan",
     "BuildSettings",

@@ -7,17 +7,17 @@ whose socket it is given.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, ClassVar, Final, Self
+from typing import ClassVar, Final, Self
 
 import anyio
 import msgspec
 
-from binder_backends.containers import FOLDER, STOP_FILE, BuildPlan, byte_size, plan_build
+from binder_backends.containers import FOLDER, STOP_FILE, BuildPlan, plan_build
+from binder_backends.docker.container import container_config, log_bytes
 from binder_backends.docker.engine import DEFAULT_SOCKET, Conflict, Engine, NotThere
 from binder_backends.docker.reading import (
     LogFeed,
@@ -26,10 +26,18 @@ from binder_backends.docker.reading import (
     last_outcome,
     read_log,
 )
-from binder_backends.docker.runs import BUILD_LABEL, Run, is_run_id, read_run
+from binder_backends.docker.runs import BUILD_LABEL, Run, is_run_id, listed_run, read_run
 from binder_backends.docker.settings import DockerSettings
 from binder_backends.docker.verdicts import too_long, verdict
-from binder_core.plugin import BackendUnavailable, BuildFailed, BuildRequest, Plugin, Report
+from binder_backends.registry import Registry
+from binder_core.plugin import (
+    BackendUnavailable,
+    BuildFailed,
+    BuildRequest,
+    BuildRun,
+    Plugin,
+    Report,
+)
 
 _PAUSE: Final = 0.05
 _FIND_WITHIN: Final = 60.0
@@ -56,8 +64,9 @@ class DockerBuilder(Plugin):
     def __init__(self, settings: DockerSettings) -> None:
         self._settings = settings
         self._engine = Engine(settings.host)
+        self._registry = Registry(settings.registry)
+        self._stack = contextlib.AsyncExitStack()
         self._version = ""
-        self._sweeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         """Connect to the engine, and begin to clear up what ended builds have left.
@@ -67,9 +76,12 @@ class DockerBuilder(Plugin):
         """
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self._engine)
+            await stack.enter_async_context(self._registry)
             await self.check()
-            self._sweeper = asyncio.create_task(self._sweep_for_ever())
-            stack.pop_all()
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            tasks.start_soon(self._sweep_for_ever)
+            self._stack = stack.pop_all()
         return self
 
     async def __aexit__(
@@ -79,11 +91,7 @@ class DockerBuilder(Plugin):
         traceback: TracebackType | None,
     ) -> None:
         """Let go: builds under way go on."""
-        sweeper, self._sweeper = self._sweeper, None
-        if sweeper is not None:
-            sweeper.cancel()
-            await asyncio.gather(sweeper, return_exceptions=True)
-        await self._engine.__aexit__(exc_type, exc, traceback)
+        await self._stack.__aexit__(None, None, None)
 
     async def check(self) -> None:
         """Return if the engine answers, is new enough, and has the builder image.
@@ -114,7 +122,17 @@ class DockerBuilder(Plugin):
         Raises:
             BackendUnavailable: Nobody knows.
         """
+        if self._settings.push:
+            return await self._registry.exists(image)
         return await self._engine.image(image) is not None
+
+    async def under_way(self) -> Sequence[BuildRun]:
+        """Return the builds under way on the engine, whichever server started them."""
+        return [
+            listed_run(said)
+            for said in await self._engine.containers(BUILD_LABEL)
+            if said["State"] == "running"
+        ]
 
     async def build(self, request: BuildRequest, report: Report) -> None:
         """Start or find the build; see `binder_core.plugin.Builder.build`."""
@@ -218,7 +236,8 @@ class DockerBuilder(Plugin):
 
     async def _start(self, request: BuildRequest, before: Run | None) -> Run | None:
         """Start a run; return None where another server was first."""
-        plan = await anyio.to_thread.run_sync(self._plan, request)
+        login = await self._registry.push_config(request.image) if self._settings.push else b""
+        plan = await anyio.to_thread.run_sync(self._plan, request, login)
         started = None
         # As a whole or not at all, whoever goes away meanwhile.
         with anyio.CancelScope(shield=True):
@@ -233,7 +252,9 @@ class DockerBuilder(Plugin):
 
     async def _create(self, request: BuildRequest, plan: BuildPlan) -> str | None:
         try:
-            container = await self._engine.create(request.name, self._config(plan))
+            container = await self._engine.create(
+                request.name, container_config(self._settings, plan, self._socket())
+            )
         except Conflict:
             return None
         except NotThere as error:
@@ -249,49 +270,11 @@ class DockerBuilder(Plugin):
             raise
         return container
 
-    def _plan(self, request: BuildRequest) -> BuildPlan:
-        return plan_build(self._settings, request, socket=DEFAULT_SOCKET)
+    def _plan(self, request: BuildRequest, login: bytes) -> BuildPlan:
+        return plan_build(self._settings, request, push_config=login, socket=DEFAULT_SOCKET)
 
-    def _config(self, plan: BuildPlan) -> dict[str, Any]:
-        settings = self._settings
-        socket = settings.engine_socket or self._engine.socket or DEFAULT_SOCKET
-        memory = byte_size(settings.memory_limit)
-        return {
-            "Image": settings.builder_image,
-            "Entrypoint": [plan.argv[0]],
-            "Cmd": list(plan.argv[1:]),
-            "Env": [f"{name}={value}" for name, value in plan.env.items()],
-            "Labels": dict(plan.labels),
-            "User": "0",  # the engine's socket, and the files of the plan
-            "WorkingDir": "/",
-            "HostConfig": {
-                # (A bind of the older kind would make a folder where there is no socket.)
-                "Mounts": [{"Type": "bind", "Source": socket, "Target": DEFAULT_SOCKET}],
-                # The log is the journal: no line of it may go, whatever the engine's defaults are.
-                # The runner keeps it short.
-                "LogConfig": {
-                    "Type": "json-file",
-                    "Config": {
-                        "max-size": str(4 * self._log_bytes),
-                        "max-file": "2",
-                        "compress": "false",
-                        "mode": "blocking",
-                    },
-                },
-                "Memory": memory,
-                "MemorySwap": memory,
-                "NanoCpus": round(settings.cpu_limit * 1e9),
-                "PidsLimit": settings.pids_limit or None,
-                "NetworkMode": settings.network or "default",
-                "RestartPolicy": {"Name": "no"},
-                "SecurityOpt": ["no-new-privileges"],
-            },
-        }
-
-    @property
-    def _log_bytes(self) -> int:
-        """Return how large a log may get, numbers and phases of each line included."""
-        return 16 * self._settings.log_cap_bytes + 2**20
+    def _socket(self) -> str:
+        return self._settings.engine_socket or self._engine.socket or DEFAULT_SOCKET
 
     def _no_builder_image(self) -> BackendUnavailable:
         image = self._settings.builder_image
@@ -321,7 +304,7 @@ class DockerBuilder(Plugin):
         except NotThere:
             ended = None
         except TooLong:
-            await self._end(run, too_long(self._log_bytes))
+            await self._end(run, too_long(log_bytes(self._settings)))
             ended = await self._inspect(run.container)
         reason = b""
         if feed.outcome is None and ended is not None:
@@ -332,7 +315,7 @@ class DockerBuilder(Plugin):
             raise BuildFailed(failure)
 
     def _feed(self, run: Run, report: Report) -> LogFeed:
-        return LogFeed(report, numbered=run.has_runner, max_bytes=self._log_bytes)
+        return LogFeed(report, numbered=run.has_runner, max_bytes=log_bytes(self._settings))
 
     async def _reason(self, run: Run) -> bytes:
         with contextlib.suppress(NotThere):

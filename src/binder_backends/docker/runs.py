@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+import time
 from dataclasses import dataclass
 from typing import Final
 
+from binder_backends.containers import LABEL
 from binder_backends.docker.engine import Inspected
+from binder_core.plugin import BuildRun
 
-BUILD_LABEL: Final = "io.binderkit.build"
-RUNNER_LABEL: Final = "io.binderkit.runner"
+BUILD_LABEL: Final = f"{LABEL}.build"
+RUNNER_LABEL: Final = f"{LABEL}.runner"
 
 _RUN_ID_LENGTH: Final = 16
 _RUN_ID: Final = re.compile(r"[0-9a-f]{16}")
@@ -74,6 +77,19 @@ def read_run(said: Inspected) -> Run | None:
         has_runner=labels.get(RUNNER_LABEL) == "yes",
         began=_time(said["Created"]),
         ended=_time(state.get("FinishedAt", "")) if over else 0.0,
+    )
+
+
+def listed_run(said: Inspected) -> BuildRun:
+    """Return what the engine's list of containers says of a run under way."""
+    labels = said["Labels"]
+    return BuildRun(
+        name=labels[BUILD_LABEL],
+        run_id=said["Id"][:_RUN_ID_LENGTH],
+        image=labels.get(f"{LABEL}.image", ""),
+        repo_url=labels.get(f"{LABEL}.repo", ""),
+        ref=labels.get(f"{LABEL}.ref", ""),
+        seconds=max(0.0, time.time() - said["Created"]),
     )
 
 

@@ -154,6 +154,8 @@ def tell(said: Mapping[str, Any]) -> bool:
     if isinstance(current, int):
         total = detail.get("total") if isinstance(detail, dict) else None
         of = f" of {_megabytes(total)}" if isinstance(total, int) else ""
+        # It compares what it sends with the size before packing: it can send more.
+        current = min(current, total) if isinstance(total, int) else current
         _tell(f"{status} {layer}: {_megabytes(current)}{of}", {layer: detail})
         return True
     if status.startswith(("Pushed", "Layer already exists", "Mounted from")):

@@ -163,8 +163,8 @@ _HINTS: Final = (
     (
         r"commandline client must be installed",
         (
-            "Either the builder image has no docker command (use another builder_image), or the engine"
-            " cannot be reached from the build container (is engine_socket right?)."
+            "Either the builder image has no docker command (use another builder_image), or the"
+            " engine cannot be reached from the build container (is engine_socket right?)."
         ),
     ),
     (
@@ -177,15 +177,15 @@ _HINTS: Final = (
     (
         r"no space left on device|ENOSPC",
         (
-            "The disk of the Docker engine is full: make room, for instance with `docker image prune`"
-            " and `docker builder prune`."
+            "The disk of the Docker engine is full: make room, for instance with `docker image"
+            " prune` and `docker builder prune`."
         ),
     ),
     (
         r"could not read Username|Authentication failed|terminal prompts disabled",
         (
-            "The repository is private, or there is none: does the server have git credentials for"
-            " its host (git_credentials)?"
+            "The repository is private, or there is none: does the server have git credentials"
+            " for its host (git_credentials)?"
         ),
     ),
 )

@@ -79,7 +79,9 @@ class Repo2dockerLines:
         # Rank never falls.
         self._phase = max(self._phase, phase or self._phase, key=_RANK.__getitem__)
         if isinstance(said.progress, dict):
-            return self._pushing(message, news=self._push.engine_progress(said.progress))
+            self._push.engine_progress(said.progress)
+            # Without news it may be left out as well: what is known is told each time.
+            return self._pushing(message, news=True)
         news = self._push.buildx_line(message)
         if news is not None:
             return self._pushing(message, news=news)
