@@ -181,7 +181,7 @@ class ProtocolApi:
         provider, pasted = found
         try:
             source = f"{provider.prefix}:{provider.parse(pasted.spec).repo}".casefold()
-            plan = await self._binder.plan(Asked(provider=provider.prefix, spec=pasted.spec))
+            plan = await self._binder.steps.plan(Asked(provider=provider.prefix, spec=pasted.spec))
         except (SpecError, RefNotFound, UnknownProvider, ProviderUnavailable) as error:
             raise _failure(endpoint, "badRepoSource", values, error.message) from error
         name = await _free_name(store, plan.resolved.slug, source)
@@ -260,7 +260,7 @@ class ProtocolApi:
             image=template.image,
             repo_url=template.repo_url,
             ref=template.ref,
-            server=self._binder.new_server_name(template.name),
+            server=self._binder.steps.new_server_name(template.name),
             started=self.recorder.now(),
             idle_timeout=None if idle is None else float(idle),
             owner=owner,
@@ -299,10 +299,10 @@ class ProtocolApi:
         name, image = template.name, template.image
         self._preloads[name] = "running"
         try:
-            if not await self._binder.has_image(image):
+            if not await self._binder.steps.exists(image):
                 why = "its image is gone: build it anew"
                 raise _failure(endpoint, "registryError", values, why)
-            await self._binder.preload(image)
+            await self._binder.steps.preload(image)
         except BackendUnavailable as error:
             raise _failure(endpoint, "badKubeRequest", values, error.message) from error
         except LaunchFailed as error:
@@ -317,7 +317,7 @@ class ProtocolApi:
     def _check_image(self, endpoint: Endpoint, template: TemplateRecord) -> None:
         """Return if a template's image may be launched: records are no proof that it is ours."""
         try:
-            self._binder.check_image(template.image)
+            self._binder.steps.check_image(template.image)
         except Refused as error:
             raise failure(BINDER, endpoint, "registryError", message=error.message) from error
 

@@ -176,7 +176,7 @@ class Recorder:
 
     def server_of(self, deployment: DeploymentRecord) -> LaunchRequest:
         """Return the launch that a deployment is, its token included."""
-        return self.binder.server(
+        return self.binder.steps.server(
             deployment.server,
             deployment.image,
             int(deployment.started),
@@ -243,7 +243,7 @@ class Recorder:
         """Return how a build ended, None if this server is shutting down."""
         build = following.build
         asked = replace(_request(build), follow=build.run or None)
-        async with aclosing(self.binder.build(asked, build.provider)) as batches:
+        async with aclosing(self.binder.steps.build(asked, build.provider)) as batches:
             async for batch in batches:
                 for told in batch:
                     following.heard(told)
@@ -254,7 +254,7 @@ class Recorder:
     async def _end(self, build: BuildRecord) -> None:
         """End a build that another one takes the place of."""
         try:
-            await self.binder.end_build(_request(build))
+            await self.binder.steps.end_build(_request(build))
         except BinderError as error:
             log.warning("the build %s could not be stopped: %s", build.name, error)
 
@@ -302,7 +302,7 @@ class Recorder:
     async def _launched(self, deployment: DeploymentRecord) -> DeploymentRecord:
         began = int(deployment.started)
         try:
-            told = await self.binder.launch_image(self.server_of(deployment), began)
+            told = await self.binder.steps.launch_image(self.server_of(deployment), began)
         except ShuttingDown:
             return replace(deployment, lease=0.0)
         except BinderError as error:

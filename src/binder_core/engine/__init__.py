@@ -5,6 +5,7 @@ from binder_core.engine.binder import Binder
 from binder_core.engine.limits import Limits
 from binder_core.engine.observer import Observer, Silent
 from binder_core.engine.operator import Operator
+from binder_core.engine.steps import Steps
 from binder_core.engine.values import BuildInfo, Check, Overview, Plan, Request
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "Plan",
     "Request",
     "Silent",
+    "Steps",
 ]

@@ -2,48 +2,38 @@
 
 from __future__ import annotations
 
-import difflib
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import Self, TypeVar
 
 from binder_core import naming
-from binder_core.asking import perform, unasked
-from binder_core.engine.bell import Batch, Flight, Source
-from binder_core.engine.build_job import BuildJob
+from binder_core.asking import unasked
+from binder_core.engine.bell import Batch
 from binder_core.engine.jobs import Jobs, failed_event
 from binder_core.engine.launch_job import LaunchJob
 from binder_core.engine.limits import Limits
 from binder_core.engine.observer import Observer, Silent
 from binder_core.engine.operator import Operator
-from binder_core.engine.values import BuildInfo, Check, Plan, Request
+from binder_core.engine.steps import STOPPED, Draining, Steps, build_request, found
+from binder_core.engine.values import BuildInfo, Check, Request
 from binder_core.errors import (
     BackendUnavailable,
     BinderError,
     ProviderUnavailable,
-    Refused,
     ShuttingDown,
-    SpecError,
-    UnknownProvider,
 )
-from binder_core.events import Built, Event, Failed, Ready, Waiting
+from binder_core.events import Event, Ready, Waiting
 from binder_core.journal import Told
 from binder_core.ordering import FINAL
-from binder_core.plugin import Asker, Builder, BuildRequest, Launcher, LaunchRequest, Provider
-from binder_core.resume import END, Cursor, LaunchCursor, LogCursor, Signer
-from binder_core.specs import Resolved, Spec
+from binder_core.plugin import Asker, Builder, Launcher, Provider
+from binder_core.resume import END, Cursor, LaunchCursor, Signer
+from binder_core.specs import Resolved
 
 T = TypeVar("T")
-
-MAX_SPEC_CHARS = 4096
-"""A longer spec is refused before anything looks at it."""
-
-_STOPPED = "The build was stopped."
 
 
 class Binder:
@@ -88,6 +78,8 @@ class Binder:
         self._now = now
         self._unique = unique
         self._stack = AsyncExitStack()
+        self.steps: Steps
+        """What a story is made of, for who asks for one step alone. There from the entry on."""
         self.operator: Operator
         """What an operator sees of builds, and does with them."""
         self._jobs: Jobs
@@ -111,6 +103,17 @@ class Binder:
                 )
             )
             self.operator = Operator(self._jobs, self.builder)
+            self.steps = Steps(
+                self._jobs,
+                providers=self.providers,
+                builder=self.builder,
+                launcher=self.launcher,
+                asker=self._asker,
+                signer=self._signer,
+                allow_images=self.limits.allow_images,
+                image_prefix=self._image_prefix,
+                unique=self._unique,
+            )
             self._stack = stack.pop_all()
         return self
 
@@ -143,7 +146,7 @@ class Binder:
             async with aclosing(self._story(request, cursor)) as story:
                 async for batch in story:
                     yield batch
-        except _Draining:
+        except Draining:
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, the client hears of it
             if cursor is not None and isinstance(error, ProviderUnavailable | BackendUnavailable):
@@ -173,7 +176,7 @@ class Binder:
             raise ShuttingDown("This Binder is shutting down; ask again, here or elsewhere.")
 
     async def _story(self, request: Request, cursor: Cursor | None) -> AsyncGenerator[Batch]:
-        provider = self._provider(request)
+        provider = self.steps.provider(request)
         spec = provider.parse(request.spec)
 
         if isinstance(cursor, LaunchCursor):
@@ -182,9 +185,9 @@ class Binder:
             known = unasked(provider.resolve(spec))
             if known is None:
                 asked = self._jobs.once(
-                    (provider.prefix, spec), lambda: self._resolve(provider, spec)
+                    (provider.prefix, spec), lambda: self.steps.resolve(provider, spec)
                 )
-                async with aclosing(self._pull(asked)) as beats:
+                async with aclosing(self.steps.pull(asked)) as beats:
                     async for beat in beats:
                         yield beat
                 known = asked.result()
@@ -195,20 +198,20 @@ class Binder:
         image = naming.image_name(self._image_prefix, resolved.slug, resolved.ref)
 
         if not isinstance(cursor, LaunchCursor):
-            looked = self._jobs.once(("image", image), lambda: self._exists(image))
-            async with aclosing(self._pull(looked)) as beats:
+            looked = self._jobs.once(("image", image), lambda: self.steps.exists(image))
+            async with aclosing(self.steps.pull(looked)) as beats:
                 async for beat in beats:
                     yield beat
             launch = self._new_launch(resolved)
             if cursor is None and looked.result():
-                yield [Told(_found(image), self._signer.launch_id(launch, request.text))]
+                yield [Told(found(image), self._signer.launch_id(launch, request.text))]
             else:
                 build = replace(
-                    _build_request(resolved, image), follow=cursor.run_id if cursor else None
+                    build_request(resolved, image), follow=cursor.run_id if cursor else None
                 )
-                job = self._join(build, looked, request.provider)
+                job = self.steps.join(build, looked, request.provider)
                 del looked, beats, build
-                async with aclosing(self._watch(job, cursor)) as batches:
+                async with aclosing(self.steps.watch(job, cursor)) as batches:
                     async for batch in batches:
                         yield batch
                 if not job.built:
@@ -219,39 +222,14 @@ class Binder:
             yield [Told(Ready(message=f"Image {image} is built\n", image_name=image), END)]
             return
         launched = self._launch(request, resolved, image, cursor)
-        async with aclosing(self._pull(launched.reader(cursor.n))) as batches:
+        async with aclosing(self.steps.pull(launched.reader(cursor.n))) as batches:
             async for batch in batches:
                 yield batch
-
-    async def _pull(self, source: Source) -> AsyncGenerator[Batch]:
-        """Yield what is new until there is no more, and nothing (a heartbeat) at each beat."""
-        bell, beats = source.bell, source.bell.beats
-        while (batch := source.read()) is not None:
-            if batch or bell.beats != beats:
-                beats = bell.beats
-                yield batch
-            elif self._jobs.draining:
-                raise _Draining
-            else:
-                await bell.wait()
-
-    async def _watch(self, job: BuildJob, cursor: LogCursor | None) -> AsyncGenerator[Batch]:
-        """Yield what is told of a build that was joined, and leave it."""
-        try:
-            async with aclosing(self._pull(job.reader(cursor))) as batches:
-                async for batch in batches:
-                    yield batch
-        finally:
-            self._jobs.leave(job)
-
-    def _join(self, build: BuildRequest, looked: Flight[bool], provider: str) -> BuildJob:
-        build = replace(build, image_exists=looked.result())
-        return self._jobs.join(build, looked=looked.began, provider=provider)
 
     def _launch(
         self, request: Request, resolved: Resolved, image: str, cursor: LaunchCursor
     ) -> LaunchJob:
-        server = self.server(
+        server = self.steps.server(
             cursor.name, image, cursor.time, repo_url=resolved.repo_url, ref=resolved.ref
         )
 
@@ -268,184 +246,7 @@ class Binder:
                 binder_persistent_request=f"v2/{request.provider}/{resolved.spec}",
             )
 
-        return self._begin(cursor, server, ready, spec=request.text, provider=request.provider)
-
-    def _begin(
-        self,
-        cursor: LaunchCursor,
-        server: LaunchRequest,
-        ready: Callable[[str], Ready],
-        *,
-        spec: str,
-        provider: str,
-    ) -> LaunchJob:
-        if self.launcher is None:
-            raise Refused("This server builds images and launches nothing.", status=400)
-        return self._jobs.launch(
-            cursor, server, ready, spec=spec, provider=provider, signer=self._signer
-        )
-
-    # -- Apart from a stream ----------------------------------------------------------------------
-
-    async def plan(self, request: Request) -> Plan:
-        """Return what a request's spec comes to now; nothing is begun.
-
-        Raises:
-            SpecError: It is none.
-            UnknownProvider: There is no such provider here.
-            RefNotFound: The service knows no such repository or ref.
-            ProviderUnavailable: It did not say.
-        """
-        provider = self._provider(request)
-        resolved = await self._resolve(provider, provider.parse(request.spec))
-        image = naming.image_name(self._image_prefix, resolved.slug, resolved.ref)
-        return Plan(resolved, _build_request(resolved, image))
-
-    async def build(self, build: BuildRequest, provider: str) -> AsyncGenerator[Batch]:
-        """Yield the events of a build alone, and heartbeats (empty).
-
-        The last event is `Built` or `Failed`. Without one it ends where this server is shutting
-        down. Close it when nobody watches any more; the build goes on.
-
-        Args:
-            build: See `plan`. If it names a run to follow, that one is told from its first line
-                while it is known.
-            provider: For the observer.
-        """
-        cursor = LogCursor(build.follow, 0) if build.follow is not None else None
-        try:
-            looked = self._jobs.once(("image", build.image), lambda: self._exists(build.image))
-            async with aclosing(self._pull(looked)) as beats:
-                async for beat in beats:
-                    yield beat
-            if cursor is None and looked.result():
-                yield [Told(_found(build.image))]
-                return
-            job = self._join(build, looked, provider)
-            async with aclosing(self._watch(job, cursor)) as batches:
-                async for batch in batches:
-                    yield batch
-        except _Draining:
-            return
-        except Exception as error:  # noqa: BLE001 - whatever it is, who watches hears of it
-            yield [Told(failed_event(error), END)]
-
-    def new_server_name(self, slug: str) -> str:
-        """Return a name that no server has.
-
-        Args:
-            slug: What it is a server of, for people's eyes.
-        """
-        return naming.user_name(slug, self._unique())
-
-    def server(
-        self,
-        name: str,
-        image: str,
-        began: int,
-        *,
-        repo_url: str = "",
-        ref: str = "",
-        idle_timeout: float | None = None,
-    ) -> LaunchRequest:
-        """Return the launch of a server, its token included.
-
-        Args:
-            name: The server's.
-            image: What it is started from.
-            began: Seconds since the epoch; with the name it makes the token.
-            repo_url: Where the image came from.
-            ref: From which commit or version of it.
-            idle_timeout: See `binder_core.plugin.LaunchRequest`.
-        """
-        token = self._signer.token(name, began)
-        return LaunchRequest(name, image, token, repo_url, ref, idle_timeout)
-
-    async def launch_image(self, server: LaunchRequest, began: int) -> Ready | Failed:
-        """Launch a server, or find the one of its name, and return how that ended.
-
-        Args:
-            server: See `server`.
-            began: The same as there.
-
-        Raises:
-            Refused: This server launches nothing, or not this image: see `check_image`.
-            ShuttingDown: `drain` was called meanwhile; the launch may well go on.
-        """
-        self.check_image(server.image)
-
-        def ready(url: str) -> Ready:
-            message = f"Server running at {url}\n"
-            return Ready(message=message, url=url, token=server.token, image=server.image)
-
-        launched = self._begin(
-            LaunchCursor(server.name, server.ref, began),
-            server,
-            ready,
-            spec=f"image/{server.image}",
-            provider="image",
-        )
-        last: Event | None = None
-        try:
-            async with aclosing(self._pull(launched.reader(0))) as batches:
-                async for batch in batches:
-                    last = batch[-1].event if batch else last
-        except _Draining:
-            raise ShuttingDown("This Binder is shutting down; ask again.") from None
-        if not isinstance(last, Ready | Failed):
-            raise ShuttingDown("The launch was given up.")
-        return last
-
-    def check_image(self, image: str) -> None:
-        """Return if an image may be launched whose name was made elsewhere, or long ago.
-
-        Raises:
-            Refused: It has no name that this server gives, and `Limits.allow_images` does not name
-                it.
-        """
-        if naming.is_image_name(self._image_prefix, image):
-            return
-        if any(fnmatchcase(image, allowed) for allowed in self.limits.allow_images):
-            return
-        own = f"{self._image_prefix}<repository>-<6 hexadecimal digits>:<ref>"
-        others = ", ".join(self.limits.allow_images) or "none"
-        raise Refused(
-            f"The image {image[:200]!r} is not launched: allowed are {own} and those of the "
-            f"setting limits.allow_images ({others})."
-        )
-
-    async def has_image(self, image: str) -> bool:
-        """Return whether an image is there.
-
-        Raises:
-            BackendUnavailable: Nobody knows.
-        """
-        return await self._exists(image)
-
-    async def preload(self, image: str) -> None:
-        """Return when an image, which exists, is wherever servers may start.
-
-        Raises:
-            Refused: It may not be launched: see `check_image`.
-            LaunchFailed: It cannot be brought there.
-            BackendUnavailable: A connection or an engine broke.
-        """
-        self.check_image(image)
-        if self.launcher is not None:
-            await self.launcher.preload(image)
-
-    async def end_build(self, build: BuildRequest, reason: str = _STOPPED) -> None:
-        """End a build, whichever server follows it, and return when it has ended.
-
-        Raises:
-            BackendUnavailable: The engine that builds did not answer.
-        """
-        live = self._jobs.machine.live(build.name)
-        if live is None:
-            await self._jobs.persist(lambda: self.builder.stop(build, reason))
-        else:
-            self._jobs.stop(build.name, reason)
-            await self._jobs.ended(live.id)
+        return self.steps.begin(cursor, server, ready, spec=request.text, provider=request.provider)
 
     # -- What the story needs ---------------------------------------------------------------------
 
@@ -459,29 +260,8 @@ class Binder:
             max_age=self.limits.max_handle_age,
         )
 
-    def _provider(self, request: Request) -> Provider:
-        if len(request.spec) > MAX_SPEC_CHARS:
-            raise SpecError(
-                f"The spec has {len(request.spec)} characters; at most {MAX_SPEC_CHARS} are taken.",
-                text=request.spec,
-                span=(MAX_SPEC_CHARS, MAX_SPEC_CHARS + 1),
-            )
-        provider = self.providers.get(request.provider)
-        if provider is None:
-            given = repr(request.provider[:40])
-            near = difflib.get_close_matches(request.provider, self.providers, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"try {', '.join(self.providers)}."
-            raise UnknownProvider(f"There is no provider {given} here; {hint}")
-        return provider
-
-    async def _resolve(self, provider: Provider, spec: Spec) -> Resolved:
-        return await perform(provider.resolve(spec), self._asker.ask)
-
-    async def _exists(self, image: str) -> bool:
-        return await self._jobs.persist(lambda: self.builder.exists(image))
-
     def _new_launch(self, resolved: Resolved) -> LaunchCursor:
-        name = naming.user_name(resolved.slug, self._unique())
+        name = self.steps.new_server_name(resolved.slug)
         return LaunchCursor(name, resolved.ref, int(self._now()))
 
     # -- For operators ----------------------------------------------------------------------------
@@ -490,7 +270,7 @@ class Binder:
         """Begin nothing new, and let every stream end soon; clients go on elsewhere or later."""
         self._jobs.drain()
 
-    async def stop_build(self, name: str, reason: str = _STOPPED) -> bool:
+    async def stop_build(self, name: str, reason: str = STOPPED) -> bool:
         """End the build of that name; return whether there was one under way."""
         return self._jobs.stop(name, reason)
 
@@ -529,23 +309,5 @@ class Binder:
         return checks
 
 
-def _found(image: str) -> Built:
-    return Built(message=f"Found built image {image}\n", image=image)
-
-
-def _build_request(resolved: Resolved, image: str) -> BuildRequest:
-    return BuildRequest(
-        name=naming.build_name(image, resolved.repo_url, resolved.ref),
-        image=image,
-        repo_url=resolved.repo_url,
-        ref=resolved.ref,
-        content_provider=resolved.content_provider,
-    )
-
-
 def _ended(cursor: Cursor | None) -> bool:
     return cursor is not None and cursor.last
-
-
-class _Draining(Exception):
-    """This server is shutting down."""
