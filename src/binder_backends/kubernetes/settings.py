@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import msgspec
-
-from binder_backends.containers import BuildSettings
+from binder_backends.containers import BuildSettings, byte_size
 from binder_backends.registry import RegistrySettings
 
 
@@ -73,7 +71,13 @@ class KubernetesSettings(BuildSettings, frozen=True, forbid_unknown_fields=True,
             raise ValueError("push must be true: nodes share images through a registry")
         if self.placement == "repository" and not self.nodes:
             raise ValueError('placement = "repository" needs the names of the nodes in nodes')
-        for name in ("pending_timeout", "outage", "max_builds", "max_builds_per_repo"):
+        for name in (
+            "cpu_request",
+            "pending_timeout",
+            "outage",
+            "max_builds",
+            "max_builds_per_repo",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be below 0")
-        msgspec.json.encode(self.tolerations)
+        byte_size(self.memory_request)

@@ -1,0 +1,269 @@
+"""What a build's pod looks like, and what is read from what the API says of it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from binder_backends.containers import plan_build
+from binder_backends.kubernetes import KubernetesSettings
+from binder_backends.kubernetes.affinity import rendezvous
+from binder_backends.kubernetes.manifest import ending, pod_of, repo_hash, secret_of
+from binder_backends.kubernetes.pods import read, why_it_ended
+from binder_core.plugin import BuildRequest
+
+REQUEST = BuildRequest(
+    name="build-user-2drepo-0123456789abcdef",
+    image="registry.example:5000/binder/user-2drepo-abc123:0123abcd",
+    repo_url="https://github.com/user/repo",
+    ref="0123abcd",
+)
+LOGIN = b'{"auths": {"registry.example:5000": {"auth": "c2VjcmV0Cg=="}}}'
+
+
+def made(**settings: Any) -> dict[str, Any]:
+    chosen = KubernetesSettings(**settings)
+    plan = plan_build(chosen, REQUEST, push_config=LOGIN)
+    return pod_of(chosen, REQUEST, plan, "the-secret")
+
+
+def test_a_pod_has_the_builds_name_and_tells_what_it_builds() -> None:
+    pod = made()
+    assert pod["metadata"]["name"] == REQUEST.name
+    told = pod["metadata"]["annotations"]
+    assert told["io.binderkit/repo"] == REQUEST.repo_url
+    assert told["io.binderkit/ref"] == REQUEST.ref
+    assert told["io.binderkit/image"] == REQUEST.image
+    assert pod["spec"]["restartPolicy"] == "Never"
+    assert pod["spec"]["automountServiceAccountToken"] is False
+
+
+def test_no_secret_is_in_the_pod() -> None:
+    secrets = {"git.example": {"user": "me", "password": "hunter2hunter2"}}
+    settings = msgspec.convert({"git_credentials": secrets}, KubernetesSettings)
+    plan = plan_build(settings, REQUEST, push_config=LOGIN)
+    pod = pod_of(settings, REQUEST, plan, "the-secret")
+    written = msgspec.json.encode(pod)
+    assert b"hunter2" not in written
+    assert b"c2VjcmV0" not in written
+    pod["metadata"]["uid"] = "the-uid"
+    secret = secret_of(pod, plan)
+    files = {name: base64.b64decode(text) for name, text in secret["data"].items()}
+    assert b"hunter2hunter2" in files["git-credentials"]
+    assert files["config.json"] == LOGIN
+    [owner] = secret["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"]) == ("Pod", "the-uid")
+    assert secret["metadata"]["name"] == "the-secret"
+
+
+def test_every_file_of_the_plan_is_where_the_program_looks_for_it() -> None:
+    settings = KubernetesSettings()
+    plan = plan_build(settings, REQUEST, push_config=LOGIN)
+    [container] = pod_of(settings, REQUEST, plan, "s")["spec"]["containers"]
+    folders = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {path.rpartition("/")[0] for path in plan.files} <= folders
+
+
+def test_resources_labels_and_the_node_are_the_operators() -> None:
+    pod = made(
+        memory_limit="2G",
+        cpu_limit=1.5,
+        memory_request="512M",
+        node_selector={"pool": "builds"},
+        tolerations=({"key": "builds", "operator": "Exists"},),
+        image_pull_secrets=("pull",),
+        service_account="builds",
+        priority_class="low",
+        pod_labels={"team": "x", "app.kubernetes.io/managed-by": "somebody"},
+        image_pull_policy="Never",
+    )
+    [container] = pod["spec"]["containers"]
+    assert container["resources"] == {
+        "limits": {"memory": str(2 * 1024**3), "cpu": "1.5"},
+        "requests": {"memory": str(512 * 1024**2)},
+    }
+    assert container["imagePullPolicy"] == "Never"
+    assert pod["spec"]["nodeSelector"] == {"pool": "builds"}
+    assert pod["spec"]["tolerations"] == [{"key": "builds", "operator": "Exists"}]
+    assert pod["spec"]["imagePullSecrets"] == [{"name": "pull"}]
+    assert pod["spec"]["serviceAccountName"] == "builds"
+    assert pod["spec"]["priorityClassName"] == "low"
+    labels = pod["metadata"]["labels"]
+    assert labels["team"] == "x"
+    assert labels["app.kubernetes.io/managed-by"] == "binderkit", "or our own watch misses it"
+
+
+def test_builds_of_one_repository_prefer_one_node() -> None:
+    pod = made(placement="repository", nodes=("a", "b", "c"))
+    [wish] = pod["spec"]["affinity"]["nodeAffinity"][
+        "preferredDuringSchedulingIgnoredDuringExecution"
+    ]
+    [term] = wish["preference"]["matchExpressions"]
+    assert term["values"] == [rendezvous(REQUEST.repo_url, ["c", "b", "a"])]
+    assert "affinity" not in made()["spec"]
+    assert "podAntiAffinity" in made(placement="spread")["spec"]["affinity"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"push": False}, "push must be true"),
+        ({"placement": "repository"}, "names of the nodes"),
+        ({"max_builds": -1}, "max_builds must not be below 0"),
+        ({"memory_request": "much"}, "expected a size such as"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(settings: Mapping[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        msgspec.convert(dict(settings), KubernetesSettings)
+
+
+@given(
+    key=st.text(),
+    nodes=st.lists(st.text(min_size=1), min_size=2, max_size=8, unique=True),
+    data=st.data(),
+)
+def test_when_a_node_goes_only_its_own_keys_move(
+    key: str, nodes: list[str], data: st.DataObject
+) -> None:
+    chosen = rendezvous(key, nodes)
+    lost = data.draw(st.sampled_from(nodes))
+    left = [node for node in nodes if node != lost]
+    assert rendezvous(key, data.draw(st.permutations(nodes))) == chosen
+    if lost != chosen:
+        assert rendezvous(key, left) == chosen
+
+
+def test_a_label_can_hold_what_stands_for_a_repository() -> None:
+    value = repo_hash("https://example.org/" + "x" * 500)
+    assert len(value) <= 63
+    assert value.isalnum()
+
+
+# -- What the API says ---------------------------------------------------------------------------
+
+
+def said(
+    phase: str = "Pending",
+    *,
+    state: Mapping[str, Any] | None = None,
+    conditions: tuple[Mapping[str, Any], ...] = (),
+    metadata: Mapping[str, Any] | None = None,
+    **status: Any,
+) -> dict[str, Any]:
+    statuses = [{"name": "build", "state": state}] if state is not None else []
+    return {
+        "metadata": {
+            "name": "a-build",
+            "uid": "u-1",
+            "creationTimestamp": "2026-11-24T12:00:00Z",
+            **(metadata or {}),
+        },
+        "status": {
+            "phase": phase,
+            "conditions": list(conditions),
+            "containerStatuses": statuses,
+            **status,
+        },
+    }
+
+
+def ended(code: int, reason: str = "Error", message: str = "") -> dict[str, Any]:
+    return {
+        "terminated": {
+            "exitCode": code,
+            "reason": reason,
+            "message": message,
+            "startedAt": "2026-11-24T12:00:01Z",
+            "finishedAt": "2026-11-24T12:01:00Z",
+            "containerID": "docker://1",
+        }
+    }
+
+
+def test_a_pod_that_waits_for_a_node_says_why() -> None:
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/1 nodes are available:\n1 Insufficient memory.",
+    }
+    pod = read(said(conditions=(condition,)))
+    assert not pod.scheduled
+    assert not pod.over
+    assert "0/1 nodes are available: 1 Insufficient memory." in pod.waiting
+
+
+@pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull"])
+def test_a_pod_whose_image_cannot_be_pulled_says_so(reason: str) -> None:
+    state = {"waiting": {"reason": reason, "message": "no such image"}}
+    pod = read(said(state=state))
+    assert reason in pod.waiting
+    assert "no such image" in pod.waiting
+    assert not pod.started
+
+
+def test_an_ordinary_start_is_no_trouble() -> None:
+    pod = read(said(state={"waiting": {"reason": "ContainerCreating"}}))
+    assert pod.waiting == ""
+
+
+def test_a_pod_that_runs_is_not_over() -> None:
+    pod = read(said("Running", state={"running": {"startedAt": "2026-11-24T12:00:01Z"}}))
+    assert pod.started
+    assert not pod.over
+    assert not pod.still
+
+
+def test_a_pod_that_was_ended_before_it_began_is_over() -> None:
+    patch = ending("It was in the way.")
+    pod = read(said(metadata=patch["metadata"]))
+    assert pod.over
+    assert pod.still
+    assert why_it_ended(pod) == "It was in the way."
+
+
+def test_a_pod_that_is_being_ended_is_over_and_not_yet_still() -> None:
+    running = {"running": {"startedAt": "2026-11-24T12:00:01Z"}}
+    pod = read(said("Failed", state=running, reason="DeadlineExceeded"))
+    assert pod.over
+    assert not pod.still, "its container may yet say how it ended"
+
+
+@pytest.mark.parametrize(
+    ("pod", "words"),
+    [
+        (said("Failed", reason="Evicted", message="low on memory"), "evicted.*low on memory"),
+        (said("Failed", reason="DeadlineExceeded"), "longer than it may"),
+        (said("Failed", reason="NodeLost"), "node that ran the build was lost"),
+        (said("Failed", state=ended(137, "OOMKilled")), "more memory than it may"),
+        (said("Failed", state=ended(127)), "does not hold its program"),
+        (said("Failed", state=ended(3)), "cut off .exit status 3."),
+        (said("Failed"), "does not say why"),
+    ],
+)
+def test_the_end_is_told_as_what_it_is(pod: dict[str, Any], words: str) -> None:
+    found = read(pod)
+    assert found.over
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError(why_it_ended(found))
+
+
+def test_a_pod_that_was_deleted_says_so_unless_we_know_better() -> None:
+    running = {"running": {"startedAt": "2026-11-24T12:00:01Z"}}
+    assert "pod was deleted" in why_it_ended(read(said("Running", state=running), gone=True))
+    ours = said("Running", state=running, metadata=ending("Somebody stopped it.")["metadata"])
+    assert why_it_ended(read(ours, gone=True)) == "Somebody stopped it."
+
+
+def test_when_it_ended_is_known_even_without_a_container() -> None:
+    assert read(said("Failed", state=ended(1))).finished == 1795521660.0
+    ready = {"type": "Ready", "status": "False", "lastTransitionTime": "2026-11-24T12:00:30Z"}
+    assert read(said("Failed", conditions=(ready,))).finished == 1795521630.0
+    assert read(said("Failed")).finished == read(said()).created
