@@ -89,9 +89,11 @@ class Crowd:
             await asyncio.wait(workers)
 
     async def answered(self, more: int) -> None:
-        """Return when so many more builds were answered."""
-        wanted = len(self.builds) + more
-        await until(lambda: len(self.builds) >= wanted, within=60)
+        """Return when so many more builds were answered, and a launch."""
+        builds, launches = len(self.builds) + more, len(self.deployments) + 1
+        await until(
+            lambda: len(self.builds) >= builds and len(self.deployments) >= launches, within=60
+        )
 
     async def _work(self) -> None:
         for number in self._numbers:
