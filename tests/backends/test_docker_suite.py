@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import anyio.to_thread
 import pytest
-from docker_builds import containers, quick, release, request, tidy
 
 from binder_backends.docker import DockerBuilder
 from binder_core.plugin import Builder, BuildRequest
 from binder_core.testing import BuilderSuite
 from engines.docker import DockerEngine
+from engines.docker_builds import containers, quick, release, request, tidy
 
 
 @pytest.fixture(scope="module")

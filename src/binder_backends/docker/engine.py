@@ -136,6 +136,12 @@ class Engine:
                 "The disk of the Docker engine is full (no space left on device). Make room, for"
                 " instance with `docker image prune` and `docker builder prune`."
             )
+        if "bind source path does not exist" in said:
+            return BackendUnavailable(
+                "On the Docker engine's machine there is no such socket as build containers shall"
+                f" be given ({said.rpartition(': ')[2]}). Set engine_socket to the path of the"
+                " engine's socket there."
+            )
         return BackendUnavailable(f"{what}: the Docker engine answered {error.status}: {said}")
 
     def _gone(self) -> BackendUnavailable:
