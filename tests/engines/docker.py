@@ -23,7 +23,7 @@ from typing import Any, Self
 from engines.network import Bridge, free_block, remove
 from engines.processes import kill, running, until
 
-_PROGRAMS = ("dockerd", "containerd", "runc")
+_PROGRAMS = ("dockerd", "containerd", "containerd-shim-runc-v2", "runc")
 _CAP_SYS_RESOURCE = 24
 # Whoever may not lower OOM scores cannot start what asks for it, as each pod of Kubernetes does.
 _CLAMPING_RUNTIME = """\
@@ -122,7 +122,8 @@ class DockerEngine:
         self.stop()
         self._run.mkdir(mode=0o700, exist_ok=True)
         (self._run / "client").mkdir(exist_ok=True)
-        self._bridge = Bridge(self._name, free_block(self._number))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._bridge = self._new_bridge()
         self._bridge.create()
         self.log.unlink(missing_ok=True)
         # Networks of an earlier session: their addresses may be somebody's by now.
@@ -152,6 +153,10 @@ class DockerEngine:
             self._process.kill()
             self._process.wait(timeout=30)
             self._process = None
+        # Its containerd dies with it. A next engine that came too early, or found the number that
+        # this one left, would wait for it rather than start one; whoever supervises it waits, too.
+        kill(running(lambda command: self._ours(command, ("containerd",)), children=False))
+        (self._run / "exec" / "containerd" / "containerd.pid").unlink(missing_ok=True)
 
     def resume(self) -> None:
         """Start it again after `kill`."""
@@ -163,6 +168,8 @@ class DockerEngine:
         kill(running(self._ours))
         for mount in reversed(self._mounts()):
             subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
+        for group in self._groups():
+            group.rmdir()
         remove(self._name)
         shutil.rmtree(self._run, ignore_errors=True)
 
@@ -170,7 +177,8 @@ class DockerEngine:
         """Return what should not be there when the engine is stopped."""
         processes = [str(process) for process in running(self._ours)]
         folders = [str(self._run)] if self._run.exists() else []
-        return processes + self._mounts() + self.bridge.left_behind() + folders
+        groups = [str(group) for group in self._groups()]
+        return processes + self._mounts() + self.bridge.left_behind() + folders + groups
 
     def answers(self) -> bool:
         """Return whether it takes requests."""
@@ -239,12 +247,19 @@ class DockerEngine:
         (self._run / "docker.pid").unlink(missing_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                ["dockerd", "--config-file", config],
+                [*self._within(), "dockerd", "--config-file", config],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
         until(self._up, "the engine does not answer", seconds=60)
+
+    def _new_bridge(self) -> Bridge:
+        return Bridge(self._name, free_block(self._number))
+
+    def _within(self) -> list[str]:
+        """Return the command that runs another where the engine is to be."""
+        return []
 
     def _up(self) -> bool:
         assert self._process is not None
@@ -274,11 +289,17 @@ class DockerEngine:
             self.docker("rmi", "--force", *strange)
         self.docker("image", "prune", "--force")
 
-    def _ours(self, command: list[str]) -> bool:
+    def _ours(self, command: list[str], programs: tuple[str, ...] = _PROGRAMS) -> bool:
         # dockerd and containerd have a file of ours as an argument, a shim the socket.
-        return Path(command[0] if command else "").name.startswith(_PROGRAMS) and any(
+        return Path(command[0] if command else "").name in programs and any(
             word.startswith(f"{self._run}/") for word in command[1:]
         )
+
+    def _groups(self) -> list[Path]:
+        """Return the control groups of containers: what kills an engine leaves them, empty."""
+        ids = [path.name for path in (self.folder / "data" / "containers").glob("*")]
+        found = [Path("/sys/fs/cgroup").glob(f"**/docker/{each}") for each in ids]
+        return [group for groups in found for group in groups]
 
     def _mounts(self) -> list[str]:
         lines = Path("/proc/self/mountinfo").read_text().splitlines()

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from engines import images
+from engines import builders, images
 from engines.docker import DockerEngine
+from engines.jupyterhub import HubSoftware, JupyterHub
 from engines.processes import cache_folder, one_of
 from engines.registry import Registry
 
@@ -73,3 +74,45 @@ def debian_python(require: Require, docker_engine: DockerEngine) -> str:
 def jupyter_base(debian_python: str, docker_engine: DockerEngine) -> str:
     """Return the name of an image with Jupyter's servers."""
     return images.jupyter_base(docker_engine)
+
+
+@pytest.fixture(scope="session")
+def builder_base(require: Require, debian_python: str, docker_engine: DockerEngine) -> str:
+    """Return the name of an image with what the builder's Dockerfile installs else."""
+    require("dpkg-deb", "run on Debian")
+    return builders.builder_base(docker_engine, cache_folder())
+
+
+@pytest.fixture(scope="session")
+def repo2docker_image(builder_base: str, docker_engine: DockerEngine) -> str:
+    """Return the name of our image for builds: the runner and current repo2docker."""
+    return builders.repo2docker(docker_engine)
+
+
+@pytest.fixture(scope="session")
+def old_repo2docker_image(builder_base: str, docker_engine: DockerEngine) -> str:
+    """Return the name of one with the runner and repo2docker 2024.7, which used no buildx."""
+    return builders.old_repo2docker(docker_engine)
+
+
+@pytest.fixture(scope="session")
+def stock_repo2docker_image(debian_python: str, docker_engine: DockerEngine) -> str:
+    """Return the name of one with repo2docker 2024.7 and no runner."""
+    return builders.stock_repo2docker(docker_engine)
+
+
+@pytest.fixture(scope="session")
+def hub_software(require: Require) -> HubSoftware:
+    """Return the programs of JupyterHub and its proxy."""
+    require("node", "apt-get install nodejs")
+    require("npm", "apt-get install npm")
+    return HubSoftware(cache_folder())
+
+
+@pytest.fixture(scope="session")
+def jupyterhub(
+    hub_software: HubSoftware, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[JupyterHub]:
+    """Return a running JupyterHub whose servers are small processes."""
+    with JupyterHub(tmp_path_factory.mktemp("jupyterhub"), hub_software) as hub:
+        yield hub

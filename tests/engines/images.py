@@ -7,6 +7,7 @@ Measured on two cores, from nothing and from what is kept: `busybox:test` 1 s an
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import shutil
 import ssl
@@ -67,10 +68,8 @@ def debian_python(engine: DockerEngine, cache: Path) -> str:
         cache: Where the file system is kept, for other engines and sessions.
     """
     bundle, pip = _machine_bundle(), pip_configuration(f"/{_CA_BUNDLE}").encode()
-    given = (_SUITE, _PACKAGES, debian_mirror(_SUITE), *_UNWANTED)
-    digest = hashlib.sha256("\n".join(given).encode() + bundle + pip)
-    digest.update(Path(__file__).read_bytes())
-    recipe = digest.hexdigest()
+    given = (_SUITE, _PACKAGES, debian_mirror(_SUITE), *_UNWANTED, inspect.getsource(_bootstrap))
+    recipe = hashlib.sha256("\n".join(given).encode() + bundle + pip).hexdigest()
     if not _is_current(engine, DEBIAN_PYTHON, recipe):
         with locked(cache / "debian-python.lock"):
             kept = cache / f"debian-python-{recipe[:16]}.tar"
@@ -100,11 +99,22 @@ def build(engine: DockerEngine, image: str, folder: Path, *options: str) -> str:
 
 
 def _bootstrap(target: Path, bundle: bytes, pip: bytes) -> None:
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix="debian-") as name:
+    for left in target.parent.glob("debian-python-*.dir"):
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(
+        dir=target.parent, prefix="debian-python-", suffix=".dir"
+    ) as name:
         root = Path(name) / "root"
         done = subprocess.run(
             [
-                *("debootstrap", "--variant=minbase", f"--include={_PACKAGES}"),
+                # Its mounts end with it.
+                *(
+                    "unshare",
+                    "--mount",
+                    "debootstrap",
+                    "--variant=minbase",
+                    f"--include={_PACKAGES}",
+                ),
                 *(_SUITE, str(root), debian_mirror(_SUITE)),
             ],
             stdin=subprocess.DEVNULL,

@@ -45,9 +45,7 @@ class Bridge:
 
     def create(self) -> None:
         """Make it, with a way out for what is attached to it."""
-        _run("ip", "link", "add", "name", self.name, "type", "bridge")
-        _run("ip", "address", "add", f"{self.address}/{self.subnet.prefixlen}", "dev", self.name)
-        _run("ip", "link", "set", self.name, "up")
+        self._create_device()
         block, comment = str(self.block), ("-m", "comment", "--comment", self.name)
         known = ("-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED")
         _iptables("-t", "filter", "-I", "FORWARD", "-s", block, *comment, "-j", "ACCEPT")
@@ -56,6 +54,11 @@ class Bridge:
             *("-t", "nat", "-I", "POSTROUTING", "-s", block, "!", "-d", block),
             *(*comment, "-j", "MASQUERADE"),
         )
+
+    def _create_device(self) -> None:
+        run("ip", "link", "add", "name", self.name, "type", "bridge")
+        run("ip", "address", "add", f"{self.address}/{self.subnet.prefixlen}", "dev", self.name)
+        run("ip", "link", "set", self.name, "up")
 
     def left_behind(self) -> list[str]:
         """Return devices and rules that are there though the bridge was removed."""
@@ -76,7 +79,7 @@ def remove(name: str) -> None:
     for device in {
         device for device, address in addresses if any(address in block for block in blocks)
     } | {name}:
-        _run("ip", "link", "delete", device, check=False)
+        run("ip", "link", "delete", device, check=False)
 
 
 def free_block(preferred: int) -> IPv4Network:
@@ -105,23 +108,23 @@ def _rules(comment: str) -> list[tuple[str, str]]:
 
 
 def _addresses() -> Iterator[tuple[str, ipaddress.IPv4Address]]:
-    for device in json.loads(_run("ip", "-json", "-4", "address", "show") or "[]"):
+    for device in json.loads(run("ip", "-json", "-4", "address", "show") or "[]"):
         for address in device.get("addr_info", []):
             yield device["ifname"], ipaddress.IPv4Address(address["local"])
 
 
 def _routes() -> Iterator[IPv4Network]:
-    for route in json.loads(_run("ip", "-json", "-4", "route", "show") or "[]"):
+    for route in json.loads(run("ip", "-json", "-4", "route", "show") or "[]"):
         if route["dst"] != "default":
             yield IPv4Network(route["dst"])
 
 
 def _iptables(*arguments: str) -> str:
     # Another engine may be at it at the same moment.
-    return _run("iptables", "--wait", "30", *arguments)
+    return run("iptables", "--wait", "30", *arguments)
 
 
-def _run(*command: str, check: bool = True) -> str:
+def run(*command: str, check: bool = True) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0 or not check, f"{' '.join(command)}: {done.stderr}"
     return done.stdout

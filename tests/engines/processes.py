@@ -26,7 +26,7 @@ def until(condition: Callable[[], bool], what: str, *, seconds: float) -> None:
     """Return as soon as something holds.
 
     Raises:
-        AssertionError: It does not, for so long.
+        AssertionError: It does not, for so long; with what is the matter.
     """
     deadline = time.monotonic() + seconds
     while not condition():
@@ -65,15 +65,14 @@ def one_of(folders: Iterable[Path]) -> Iterator[Path]:
     raise AssertionError("all folders are in use: how many test sessions run?")
 
 
-def running(of_ours: Callable[[list[str]], bool]) -> list[psutil.Process]:
+def running(of_ours: Callable[[list[str]], bool], *, children: bool = True) -> list[psutil.Process]:
     """Return the processes with such a command line, and all that they started."""
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             if process.status() != psutil.STATUS_ZOMBIE and of_ours(process.cmdline()):
-                for each in (process, *process.children(recursive=True)):
+                for each in (process, *(process.children(recursive=True) if children else ())):
                     found[each.pid] = each
-    found.pop(os.getpid(), None)
     return list(found.values())
 
 
@@ -82,5 +81,11 @@ def kill(processes: list[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGKILL)
-    _, alive = psutil.wait_procs(processes, timeout=30)
-    assert not alive, f"these do not end: {alive}"
+    # Whose parent does not look after them stay as zombies, which do nothing any more.
+    until(lambda: not any(map(_lives, processes)), f"these do not end: {processes}", seconds=30)
+
+
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

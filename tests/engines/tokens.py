@@ -102,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, user: str, password: str, query: dict[str, list[str]]) -> None:
         scopes = [scope for given in query.get("scope", []) for scope in given.split()]
         token = self.server_of_ours.token(user, password, scopes)
-        body = {"token": token, "access_token": token, "expires_in": _LIFETIME.total_seconds()}
+        body = {"token": token, "access_token": token, "expires_in": int(_LIFETIME.total_seconds())}
         if token is None:
             body = {"details": "incorrect username or password"}
         data = json.dumps(body).encode()
