@@ -77,15 +77,17 @@ class Crowd:
         self._servers = servers
         self._client = client
         self._numbers = itertools.count()
+        self._working = False
 
     @asynccontextmanager
     async def at_work(self) -> AsyncGenerator[None]:
+        self._working = True
         workers = [asyncio.create_task(self._work()) for _ in range(WORKERS)]
         try:
             yield
         finally:
-            for worker in workers:
-                worker.cancel()
+            # Not cancelled: a connection that is just being made would be left open.
+            self._working = False
             await asyncio.wait(workers)
 
     async def answered(self, more: int) -> None:
@@ -96,7 +98,8 @@ class Crowd:
         )
 
     async def _work(self) -> None:
-        for number in self._numbers:
+        while self._working:
+            number = next(self._numbers)
             server = self._servers[number % len(self._servers)]
             try:
                 await self._ask(server.url, number)
