@@ -1,6 +1,7 @@
 """Images for builds: ours from ``deploy/builder/Dockerfile``, and what others have.
 
-Measured on two cores, from nothing and from what is kept: see the functions.
+Measured on two cores, from nothing: the base 1.5 s, ours 11 s, ours with an old repo2docker 7 s, the
+stock one 3.5 s; where only our sources changed or nothing did, up to 4 s.
 """
 
 from __future__ import annotations

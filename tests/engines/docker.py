@@ -1,7 +1,8 @@
 """A real Docker engine of the tests' own, from Debian's ``docker.io``, beside any other one.
 
 It has its own socket, folders, bridge and addresses, and what it leaves when it is stopped is the
-folder with its images, for the next session. Start: 1.5 s, restart: 1 s.
+folder with its images, for the next session. Start: 0.3 s, restart: 1.2 s; 10 s more where a
+container overlooks SIGTERM (measured, two cores).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Base images, made here: nothing can be pulled where the tests run.
 
-Measured on two cores, from nothing and from what is kept: `busybox:test` 1 s and 0 s,
-`debian-python:test` 60 s and 0 s, `jupyter-base:test` 35 s and 1 s.
+Measured on two cores, from nothing: `debian-python:test` 60 s, `jupyter-base:test` 30 s; each about
+a second or less from what is kept. Where the cores are busy, twice as long.
 """
 
 from __future__ import annotations
