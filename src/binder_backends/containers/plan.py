@@ -166,7 +166,7 @@ if hasattr(DockerEngine, "extra_buildx_build_args"):
 _GIT_CONFIG_TEXT: Final = f"""\
 [credential]
 \thelper =
-\thelper = store --file={_GIT_CREDENTIALS}
+\thelper = "!f() {{ test \\"$1\\" = get && git credential-store --file={_GIT_CREDENTIALS} get; }}; f"
 [protocol]
 \tallow = never
 [protocol "http"]
@@ -182,7 +182,8 @@ _GIT_CONFIG_TEXT: Final = f"""\
 [advice]
 \tdetachedHead = false
 """
-# Neither another program (ext::, CVE-2021-39159) nor the files of this container are repositories,
+# Git may read the credentials; it would also write those that worked, into a folder that may be
+# read-only. Neither another program (ext::, CVE-2021-39159) nor the files of this container are repositories,
 # those of submodules included.
 
 
