@@ -163,10 +163,17 @@ if hasattr(DockerEngine, "extra_buildx_build_args"):
 """.encode()
 
 
+# Git may read the credentials. It would also write those that worked, and the folder may be
+# read-only.
+_GIT_HELPER: Final = (
+    r"!f() { test \"$1\" = get && git credential-store"
+    f" --file={_GIT_CREDENTIALS} get; "
+    "}; f"
+)
 _GIT_CONFIG_TEXT: Final = f"""\
 [credential]
 \thelper =
-\thelper = "!f() {{ test \\"$1\\" = get && git credential-store --file={_GIT_CREDENTIALS} get; }}; f"
+\thelper = "{_GIT_HELPER}"
 [protocol]
 \tallow = never
 [protocol "http"]
@@ -182,8 +189,7 @@ _GIT_CONFIG_TEXT: Final = f"""\
 [advice]
 \tdetachedHead = false
 """
-# Git may read the credentials; it would also write those that worked, into a folder that may be
-# read-only. Neither another program (ext::, CVE-2021-39159) nor the files of this container are repositories,
+# Neither another program (ext::, CVE-2021-39159) nor the files of this container are repositories,
 # those of submodules included.
 
 
