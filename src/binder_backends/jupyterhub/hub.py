@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -136,22 +135,25 @@ class Hub:
             HubUnreachable: It does not answer, or the connection broke.
             BackendUnavailable: What answers sends us elsewhere.
         """
+        last: Mapping[str, Any] | None = None
         try:
             async with httpx_sse.aconnect_sse(self._client, "GET", path) as source:
                 self._at_home(source.response)
                 if source.response.status_code != 200:
                     await source.response.aread()
                     return _reply(source.response)
-                async with aclosing(source.aiter_sse()) as events:
-                    async for event in events:
-                        said = _object(event.data.encode())
-                        if said.get("ready") or said.get("failed"):
-                            return said
-                        if message := _words(said.get("message")):
-                            tell(message)
+                # Read to its end, which follows at once: httpx's own generators, left in the
+                # middle, are not closed.
+                async for event in source.aiter_sse():
+                    said = _object(event.data.encode())
+                    if said.get("ready") or said.get("failed"):
+                        last = said
+                    elif last is None and (message := _words(said.get("message"))):
+                        tell(message)
         except httpx.HTTPError as error:  # one of httpx_sse's is, too
-            raise self._unreachable(error) from error
-        return None
+            if last is None:
+                raise self._unreachable(error) from error
+        return last
 
     async def check(self) -> None:
         """Return if the hub is there, is new enough, and its token is good for launches.
