@@ -56,6 +56,25 @@ class Source(Protocol):
         """Return what is new, nothing if nothing is, None when there is no more to come."""
 
 
+class Said:
+    """A source of one batch, and no more.
+
+    Args:
+        told: What is in it.
+    """
+
+    __slots__ = ("_batch", "bell")
+
+    def __init__(self, *told: Told) -> None:
+        self.bell = Bell()
+        self._batch: Batch | None = told
+
+    def read(self) -> Batch | None:
+        """Return what is said, then None."""
+        batch, self._batch = self._batch, None
+        return batch
+
+
 class Flight(Generic[T]):
     """A question under way, for however many ask it.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from types import TracebackType
@@ -12,18 +12,16 @@ from typing import Self, TypeVar
 
 from binder_core import naming
 from binder_core.asking import unasked
-from binder_core.engine.bell import Batch
-from binder_core.engine.jobs import Jobs, failed_event
+from binder_core.engine.bell import Batch, Said, Source
+from binder_core.engine.jobs import Jobs
 from binder_core.engine.launch_job import LaunchJob
 from binder_core.engine.limits import Limits
 from binder_core.engine.observer import Observer, Silent
 from binder_core.engine.operator import Operator
-from binder_core.engine.steps import STOPPED, Draining, Steps, build_request, found
+from binder_core.engine.steps import STOPPED, Steps, build_request, found
 from binder_core.engine.values import BuildInfo, Check, Request
 from binder_core.errors import (
-    BackendUnavailable,
     BinderError,
-    ProviderUnavailable,
     ShuttingDown,
 )
 from binder_core.events import Event, Ready, Waiting
@@ -132,7 +130,7 @@ class Binder:
         """Return whether who reconnects has seen the last event: there is nothing to say."""
         return _ended(self._cursor(request))
 
-    async def stream(self, request: Request) -> AsyncGenerator[Batch]:
+    def stream(self, request: Request) -> AsyncGenerator[Batch]:
         """Yield the events of a request, those that are new together, and heartbeats (empty).
 
         Errors are told as the last event. Without a last event the stream ends where the client
@@ -140,20 +138,7 @@ class Binder:
         what a reconnect is to go on with. Close it when the client leaves.
         """
         cursor = self._cursor(request)
-        if _ended(cursor):
-            return
-        try:
-            async with aclosing(self._story(request, cursor)) as story:
-                async for batch in story:
-                    yield batch
-        except Draining:
-            return
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client hears of it
-            if cursor is not None and isinstance(error, ProviderUnavailable | BackendUnavailable):
-                # Rule 9: what it follows is under way or built, whether or not this server can
-                # find out now. Without a last event it comes again.
-                return
-            yield [Told(failed_event(error), END)]
+        return self.steps.tell(self._story(request, cursor), again=cursor is not None)
 
     async def launch(self, spec: str, *, build_only: bool = False) -> AsyncGenerator[Event]:
         """Yield the events of a launch.
@@ -175,7 +160,10 @@ class Binder:
         if told is None or told.phase not in FINAL:
             raise ShuttingDown("This Binder is shutting down; ask again, here or elsewhere.")
 
-    async def _story(self, request: Request, cursor: Cursor | None) -> AsyncGenerator[Batch]:
+    def _story(self, request: Request, cursor: Cursor | None) -> Generator[Source]:
+        """Yield what there is to read, one source after another; see `Steps.tell`."""
+        if _ended(cursor):
+            return
         provider = self.steps.provider(request)
         spec = provider.parse(request.spec)
 
@@ -187,44 +175,35 @@ class Binder:
                 asked = self._jobs.once(
                     (provider.prefix, spec), lambda: self.steps.resolve(provider, spec)
                 )
-                async with aclosing(self.steps.pull(asked)) as beats:
-                    async for beat in beats:
-                        yield beat
+                yield asked
                 known = asked.result()
-                del asked, beats  # who is parked further down shall hold no more than it needs
+                del asked  # who is parked further down shall hold no more than it needs
             resolved = known
             if resolved.notice and cursor is None:
-                yield [Told(Waiting(message=resolved.notice))]
+                yield Said(Told(Waiting(message=resolved.notice)))
         image = naming.image_name(self._image_prefix, resolved.slug, resolved.ref)
 
         if not isinstance(cursor, LaunchCursor):
-            looked = self._jobs.once(("image", image), lambda: self.steps.exists(image))
-            async with aclosing(self.steps.pull(looked)) as beats:
-                async for beat in beats:
-                    yield beat
+            looked = self.steps.look(image)
+            yield looked
             launch = self._new_launch(resolved)
             if cursor is None and looked.result():
-                yield [Told(found(image), self._signer.launch_id(launch, request.text))]
+                yield Said(Told(found(image), self._signer.launch_id(launch, request.text)))
             else:
                 build = replace(
                     build_request(resolved, image), follow=cursor.run_id if cursor else None
                 )
                 job = self.steps.join(build, looked, request.provider)
-                del looked, beats, build
-                async with aclosing(self.steps.watch(job, cursor)) as batches:
-                    async for batch in batches:
-                        yield batch
+                del looked, build
+                yield from self.steps.watch(job, cursor)
                 if not job.built:
                     return
             cursor = launch
 
         if request.build_only:
-            yield [Told(Ready(message=f"Image {image} is built\n", image_name=image), END)]
+            yield Said(Told(Ready(message=f"Image {image} is built\n", image_name=image), END))
             return
-        launched = self._launch(request, resolved, image, cursor)
-        async with aclosing(self.steps.pull(launched.reader(cursor.n))) as batches:
-            async for batch in batches:
-                yield batch
+        yield self._launch(request, resolved, image, cursor).reader(cursor.n)
 
     def _launch(
         self, request: Request, resolved: Resolved, image: str, cursor: LaunchCursor

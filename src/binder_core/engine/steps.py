@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from binder_core import naming
 from binder_core.asking import perform
-from binder_core.engine.bell import Batch, Flight, Source
+from binder_core.engine.bell import Batch, Flight, Said, Source
 from binder_core.engine.build_job import BuildJob
 from binder_core.engine.jobs import Jobs, failed_event
 from binder_core.engine.launch_job import LaunchJob
 from binder_core.engine.values import Plan, Request
-from binder_core.errors import Refused, ShuttingDown, SpecError, UnknownProvider
+from binder_core.errors import (
+    BackendUnavailable,
+    ProviderUnavailable,
+    Refused,
+    ShuttingDown,
+    SpecError,
+    UnknownProvider,
+)
 from binder_core.events import Built, Event, Failed, Ready
 from binder_core.journal import Told
 from binder_core.plugin import Asker, Builder, BuildRequest, Launcher, LaunchRequest, Provider
@@ -26,10 +33,6 @@ MAX_SPEC_CHARS = 4096
 """A longer spec is refused before anything looks at it."""
 
 STOPPED = "The build was stopped."
-
-
-class Draining(Exception):
-    """This server is shutting down."""
 
 
 class Steps:
@@ -70,24 +73,45 @@ class Steps:
         self._image_prefix = image_prefix
         self._unique = unique
 
-    async def pull(self, source: Source) -> AsyncGenerator[Batch]:
-        """Yield what is new until there is no more, and nothing (a heartbeat) at each beat."""
-        bell, beats = source.bell, source.bell.beats
-        while (batch := source.read()) is not None:
-            if batch or bell.beats != beats:
-                beats = bell.beats
-                yield batch
-            elif self._jobs.draining:
-                raise Draining
-            else:
-                await bell.wait()
+    async def tell(self, story: Generator[Source], *, again: bool = False) -> AsyncGenerator[Batch]:
+        """Yield what the sources of a story tell, one after another; nothing is a heartbeat.
 
-    async def watch(self, job: BuildJob, cursor: LogCursor | None) -> AsyncGenerator[Batch]:
+        The story is closed at the end; where it breaks, that is told as the last event. This one
+        loop is all that runs when a parked watcher is woken: no other generator is on the way from
+        its bell to whoever writes.
+
+        Args:
+            story: Goes on once a source has no more to come.
+            again: Whether who asks has seen a part of it.
+        """
+        try:
+            for source in story:
+                bell, beats = source.bell, source.bell.beats
+                while (batch := source.read()) is not None:
+                    if batch or bell.beats != beats:
+                        beats = bell.beats
+                        yield batch
+                    elif self._jobs.draining:
+                        return
+                    else:
+                        await bell.wait()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client hears of it
+            if again and isinstance(error, ProviderUnavailable | BackendUnavailable):
+                # Rule 9: what it follows is under way or built, whether or not this server can
+                # find out now. Without a last event it comes again.
+                return
+            yield [Told(failed_event(error), END)]
+        finally:
+            story.close()
+
+    def look(self, image: str) -> Flight[bool]:
+        """Return the question whether an image is there, asked."""
+        return self._jobs.once(("image", image), lambda: self.exists(image))
+
+    def watch(self, job: BuildJob, cursor: LogCursor | None) -> Generator[Source]:
         """Yield what is told of a build that was joined, and leave it."""
         try:
-            async with aclosing(self.pull(job.reader(cursor))) as batches:
-                async for batch in batches:
-                    yield batch
+            yield job.reader(cursor)
         finally:
             self._jobs.leave(job)
 
@@ -169,7 +193,7 @@ class Steps:
         image = naming.image_name(self._image_prefix, resolved.slug, resolved.ref)
         return Plan(resolved, build_request(resolved, image))
 
-    async def build(self, build: BuildRequest, provider: str) -> AsyncGenerator[Batch]:
+    def build(self, build: BuildRequest, provider: str) -> AsyncGenerator[Batch]:
         """Yield the events of a build alone, and heartbeats (empty).
 
         The last event is `Built` or `Failed`. Without one it ends where this server is shutting
@@ -180,23 +204,16 @@ class Steps:
                 while it is known.
             provider: For the observer.
         """
+        return self.tell(self._build(build, provider))
+
+    def _build(self, build: BuildRequest, provider: str) -> Generator[Source]:
         cursor = LogCursor(build.follow, 0) if build.follow is not None else None
-        try:
-            looked = self._jobs.once(("image", build.image), lambda: self.exists(build.image))
-            async with aclosing(self.pull(looked)) as beats:
-                async for beat in beats:
-                    yield beat
-            if cursor is None and looked.result():
-                yield [Told(found(build.image))]
-                return
-            job = self.join(build, looked, provider)
-            async with aclosing(self.watch(job, cursor)) as batches:
-                async for batch in batches:
-                    yield batch
-        except Draining:
-            return
-        except Exception as error:  # noqa: BLE001 - whatever it is, who watches hears of it
-            yield [Told(failed_event(error), END)]
+        looked = self.look(build.image)
+        yield looked
+        if cursor is None and looked.result():
+            yield Said(Told(found(build.image)))
+        else:
+            yield from self.watch(self.join(build, looked, provider), cursor)
 
     def new_server_name(self, slug: str) -> str:
         """Return a name that no server has.
@@ -254,14 +271,11 @@ class Steps:
             provider="image",
         )
         last: Event | None = None
-        try:
-            async with aclosing(self.pull(launched.reader(0))) as batches:
-                async for batch in batches:
-                    last = batch[-1].event if batch else last
-        except Draining:
-            raise ShuttingDown("This Binder is shutting down; ask again.") from None
+        async with aclosing(self.tell(_all_of(launched.reader(0)))) as batches:
+            async for batch in batches:
+                last = batch[-1].event if batch else last
         if not isinstance(last, Ready | Failed):
-            raise ShuttingDown("The launch was given up.")
+            raise ShuttingDown("This Binder is shutting down; ask again.")
         return last
 
     def check_image(self, image: str) -> None:
@@ -322,3 +336,7 @@ def build_request(resolved: Resolved, image: str) -> BuildRequest:
         ref=resolved.ref,
         content_provider=resolved.content_provider,
     )
+
+
+def _all_of(source: Source) -> Generator[Source]:
+    yield source
