@@ -1,7 +1,7 @@
 """Images for builds: ours from ``deploy/builder/Dockerfile``, and what others have.
 
-Measured on two cores, from nothing: the base 1.5 s, ours 11 s, ours with an old repo2docker 7 s, the
-stock one 3.5 s; where only our sources changed or nothing did, up to 4 s.
+Measured on two cores, from nothing: the base 1.5 s, ours 11 s, ours with an old repo2docker 7 s,
+the stock one 3.5 s; below a second from what is kept.
 """
 
 from __future__ import annotations

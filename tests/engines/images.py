@@ -1,7 +1,7 @@
 """Base images, made here: nothing can be pulled where the tests run.
 
-Measured on two cores, from nothing: `debian-python:test` 60 s, `jupyter-base:test` 30 s; each about
-a second or less from what is kept. Where the cores are busy, twice as long.
+Measured on two cores, from nothing: `debian-python:test` 60 s, `jupyter-base:test` 30 s; from what
+is kept: below a second. Where the cores are busy, twice as long.
 """
 
 from __future__ import annotations
