@@ -335,7 +335,7 @@ class Engine:
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
             )
         try:
-            if response.status == 404:
+            if response.status in (404, 409):  # 409: it is just being removed
                 raise NotThere(container)
             if response.status != 200:
                 raise BackendUnavailable(

@@ -75,8 +75,8 @@ def read_run(said: Inspected) -> Run | None:
         exit_code=state.get("ExitCode") or 0,
         out_of_memory=bool(state.get("OOMKilled")),
         has_runner=labels.get(RUNNER_LABEL) == "yes",
-        began=_time(said["Created"]),
-        ended=_time(state.get("FinishedAt", "")) if over else 0.0,
+        began=engine_time(said["Created"]),
+        ended=engine_time(state.get("FinishedAt", "")) if over else 0.0,
     )
 
 
@@ -98,7 +98,8 @@ def is_run_id(text: str) -> bool:
     return _RUN_ID.fullmatch(text) is not None
 
 
-def _time(text: str) -> float:
+def engine_time(text: str) -> float:
+    """Return seconds since the epoch, 0 for what is no time."""
     # Nanoseconds are more than Python reads.
     try:
         return dt.datetime.fromisoformat(_FRACTION.sub("", text)).timestamp()
