@@ -17,8 +17,8 @@ import msgspec
 import pytest
 from local_repos import FAKE_JUPYTER, Quiet, made_image, processes_with, until
 
+from binder_backends.jupyter import api_status
 from binder_backends.local import LocalLauncher, LocalLaunchSettings, launcher
-from binder_backends.local.probing import api_status
 from binder_backends.local.servers import Place, free_port, place_of
 from binder_core.plugin import BackendUnavailable, LaunchFailed, LaunchRequest
 

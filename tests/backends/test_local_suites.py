@@ -17,9 +17,9 @@ from local_repos import (
     settings,
 )
 
+from binder_backends.jupyter import api_status
 from binder_backends.local import LocalBuilder, LocalLauncher, LocalLaunchSettings
 from binder_backends.local.layout import Layout
-from binder_backends.local.probing import api_status
 from binder_core.plugin import Builder, BuildRequest, Launcher, LaunchRequest
 from binder_core.testing import BuilderSuite, LauncherSuite
 

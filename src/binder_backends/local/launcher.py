@@ -19,10 +19,10 @@ import msgspec
 import platformdirs
 import psutil
 
+from binder_backends.jupyter import api_status, idle_arguments
 from binder_backends.local.builder import cache_path
 from binder_backends.local.environment import server_environment
 from binder_backends.local.layout import Layout
-from binder_backends.local.probing import api_status
 from binder_backends.local.servers import (
     MARK,
     Place,
@@ -276,14 +276,8 @@ class LocalLauncher(Plugin):
             argv.append("--ServerApp.allow_root=True")
         if settings.allow_origin:
             argv.append(f"--ServerApp.allow_origin={settings.allow_origin}")
-        if idle := _whole(settings.idle_timeout if idle_timeout is None else idle_timeout):
-            argv += [
-                f"--ServerApp.shutdown_no_activity_timeout={idle}",
-                f"--MappingKernelManager.cull_idle_timeout={idle}",
-                f"--MappingKernelManager.cull_interval={max(1, min(idle // 4, 300))}",
-                "--MappingKernelManager.cull_connected=True",
-                f"--TerminalManager.cull_inactive_timeout={idle}",
-            ]
+        idle = settings.idle_timeout if idle_timeout is None else idle_timeout
+        argv += idle_arguments(idle)
         return argv
 
     async def _until_ready(self, place: Place, state: State, token: str, deadline: float) -> None:
@@ -401,11 +395,6 @@ def _locked(places: list[Place]) -> Iterator[None]:
             if lock is not None:
                 stack.enter_context(lock)
         yield
-
-
-def _whole(seconds: float) -> int:
-    """Return whole seconds, at least one where any were given: 0 means never."""
-    return max(1, round(seconds)) if seconds else 0
 
 
 def _failed(place: Place, token: str, what: str) -> LaunchFailed:

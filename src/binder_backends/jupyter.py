@@ -1,4 +1,4 @@
-"""Asks a notebook server whether it answers."""
+"""Notebook servers, wherever they run: what they are told, and whether they answer."""
 
 from __future__ import annotations
 
@@ -41,3 +41,21 @@ async def api_status(host: str, port: int, token: str) -> int:
     status = int(found[1])
     # Another program may have taken the port, and many answer 200 to anything.
     return 0 if status == 200 and b'"started"' not in reply else status
+
+
+def idle_arguments(seconds: float) -> list[str]:
+    """Return what has a server, and each of its kernels before, end when nobody uses it.
+
+    Args:
+        seconds: Without activity; 0: never.
+    """
+    if not seconds:
+        return []
+    idle = max(1, round(seconds))  # Jupyter's own 0 means never
+    return [
+        f"--ServerApp.shutdown_no_activity_timeout={idle}",
+        f"--MappingKernelManager.cull_idle_timeout={idle}",
+        f"--MappingKernelManager.cull_interval={max(1, min(idle // 4, 300))}",
+        "--MappingKernelManager.cull_connected=True",
+        f"--TerminalManager.cull_inactive_timeout={idle}",
+    ]
