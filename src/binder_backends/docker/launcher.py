@@ -1,0 +1,462 @@
+"""Launches servers as containers on a Docker engine, with nothing beside it.
+
+The container named like the server is the server: any process of ours that shares the engine finds
+it. Its port is open on loopback; its token is a file in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from types import TracebackType
+from typing import ClassVar, Final, Self
+
+import anyio
+import msgspec
+from aiodocker.exceptions import DockerError
+
+from binder_backends.docker.engine import Conflict, Engine, Inspected, NotThere
+from binder_backends.docker.launch_settings import DockerLaunchSettings
+from binder_backends.docker.pulling import pull
+from binder_backends.docker.servers import (
+    FOLDER,
+    RESTARTS,
+    SERVER_LABEL,
+    TOKEN_FILE,
+    Server,
+    read_server,
+    server_config,
+    user_of,
+)
+from binder_backends.jupyter import api_status
+from binder_backends.registry import Registry
+from binder_backends.runner.text import Redactor
+from binder_core.plugin import (
+    BackendUnavailable,
+    LaunchFailed,
+    LaunchReport,
+    LaunchRequest,
+    Plugin,
+)
+
+_FAST: Final = 0.02
+_SLOW: Final = 0.25
+_PROBE: Final = 2.0
+_REFUSING: Final = 3.0
+"""Seconds after which a server that refuses its token is believed."""
+_FIND_WITHIN: Final = 60.0
+_REMOVE_WITHIN: Final = 20.0
+_SWEEP_EVERY: Final = 20.0
+_NEVER_STARTED: Final = 600.0
+"""Seconds after which a container that was not started never will be."""
+_LINES: Final = 10
+_LINE_CHARS: Final = 400
+_WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked for
+
+
+class DockerLauncher(Plugin):
+    """Launches servers as containers on a Docker engine.
+
+    Args:
+        settings: What the operator set.
+    """
+
+    Settings: ClassVar[type[msgspec.Struct]] = DockerLaunchSettings
+
+    def __init__(self, settings: DockerLaunchSettings) -> None:
+        self._settings = settings
+        self._engine = Engine(settings.host)
+        self._registry = Registry(settings.registry)
+        self._stack = contextlib.AsyncExitStack()
+        self._under_way: dict[str, set[anyio.CancelScope]] = {}
+        self._version = ""
+
+    async def __aenter__(self) -> Self:
+        """Connect to the engine, and begin to clear up behind servers that ended.
+
+        Raises:
+            BackendUnavailable: Launches are not possible; see `check`.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self._engine)
+            await stack.enter_async_context(self._registry)
+            await self.check()
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            tasks.start_soon(self._sweep_for_ever)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let go: servers go on."""
+        await self._stack.__aexit__(None, None, None)
+
+    async def check(self) -> None:
+        """Return if the engine answers, is new enough, and has the network of servers.
+
+        Raises:
+            BackendUnavailable: One of these is not so.
+        """
+        self._version = await self._engine.version()
+        if name := self._settings.network:
+            try:
+                with self._engine.faults("The network of servers"):
+                    await self._engine.docker.networks.get(name)
+            except NotThere as error:
+                raise self._no_network() from error
+
+    def versions(self) -> Mapping[str, str]:
+        """Return the engine's version."""
+        return {"docker": self._version} if self._version else {}
+
+    async def launch(self, request: LaunchRequest, report: LaunchReport) -> str:
+        """Start or find the server of this name; see `binder_core.plugin.Launcher.launch`."""
+        scopes = self._under_way.setdefault(request.name, set())
+        with anyio.CancelScope() as scope:
+            scopes.add(scope)
+            try:
+                return await self._launch(request, report)
+            finally:
+                scopes.discard(scope)
+                if not scopes:
+                    self._under_way.pop(request.name, None)
+        raise LaunchFailed("The launch was stopped.")
+
+    async def stop(self, request: LaunchRequest) -> None:
+        """End the server of this name, with all that is in its container."""
+        # First whoever is starting it: it would only be started again.
+        while scopes := self._under_way.get(request.name):
+            for scope in scopes:
+                scope.cancel()
+            await anyio.sleep(_FAST)
+        with anyio.CancelScope(shield=True):
+            server = await self._server(request.name)
+            if server is not None:
+                await self._remove(server)
+
+    async def running(self, request: LaunchRequest) -> bool:
+        """Return whether the server's container runs, or is about to be restarted."""
+        server = await self._server(request.name)
+        return server is not None and not server.fresh and not server.over
+
+    async def preload(self, image: str) -> None:
+        """Return when the engine has the image.
+
+        Raises:
+            LaunchFailed: It may not be launched, or is nowhere.
+        """
+        self._check_image(image)
+        await self._have_image(image, _Silent())
+
+    # -- Finding and starting ----------------------------------------------------------------
+
+    async def _launch(self, request: LaunchRequest, report: LaunchReport) -> str:
+        self._check_image(request.image)
+        server = await self._find_or_start(request, report)
+        try:
+            return await self._until_ready(server, request)
+        except LaunchFailed:
+            with anyio.CancelScope(shield=True):
+                await self._remove(server)
+            raise
+
+    async def _find_or_start(self, request: LaunchRequest, report: LaunchReport) -> Server:
+        deadline = time.monotonic() + _FIND_WITHIN
+        while time.monotonic() < deadline:
+            server = await self._server(request.name)
+            if server is not None and server.over:
+                with anyio.CancelScope(shield=True):
+                    await self._remove(server)
+                server = None
+            image: Inspected = {}
+            if server is None:
+                pulling = time.monotonic()
+                image = await self._have_image(request.image, report)
+                deadline += time.monotonic() - pulling
+            # As a whole or not at all, whoever goes away meanwhile.
+            with anyio.CancelScope(shield=True):
+                if server is None:
+                    server = await self._create(request, image)
+                if server is not None and server.fresh:
+                    # Ours, or one that another process is just starting, or has left: what is done
+                    # here can be done twice.
+                    server = await self._start(server, request)
+            if server is not None:
+                report.line("Waiting for the notebook server to answer")
+                return server
+            await anyio.sleep(_FAST)
+        raise BackendUnavailable(
+            f"The container {request.name} cannot be started, nor removed: look at it on the Docker"
+            " engine, and remove it."
+        )
+
+    async def _create(self, request: LaunchRequest, image: Inspected) -> Server | None:
+        """Create the container; return None where another process was first."""
+        root = user_of(image["Config"].get("User") or "", b"") == 0
+        config = server_config(
+            self._settings, request, port=_free_port(self._settings.address), root=root
+        )
+        with contextlib.suppress(Conflict, NotThere):  # NotThere: the image has just gone
+            await self._engine.create(request.name, config)
+        return await self._server(request.name)
+
+    async def _start(self, server: Server, request: LaunchRequest) -> Server | None:
+        """Start a container; return None where it cannot be, but another one may."""
+        try:
+            await self._give_token(server, request)
+            with self._engine.faults("The server's container could not be started"):
+                try:
+                    await self._engine.docker.containers.container(server.container).start()
+                except DockerError as error:
+                    self._raise_for(error, request)
+        except _PortTaken:
+            await self._remove(server)
+            return None
+        except LaunchFailed:
+            await self._remove(server)
+            raise
+        except (NotThere, Conflict):
+            return None  # somebody is removing it
+        return await self._server(request.name)
+
+    async def _give_token(self, server: Server, request: LaunchRequest) -> None:
+        """Put the token where the server, and whoever uses it, can read it."""
+        passwd = await self._engine.read_file(server.container, "/etc/passwd") or b""
+        owner = user_of(server.user, passwd)
+        if owner is None:
+            raise LaunchFailed(
+                f"The image {request.image} runs as the user {server.user!r}, whom it does not"
+                " have. Correct the USER of its Dockerfile."
+            )
+        files = {TOKEN_FILE: request.token.encode()}
+        await self._engine.put_files(
+            server.container, files, folders=[FOLDER], owner=owner, mode=0o400
+        )
+
+    def _raise_for(self, error: DockerError, request: LaunchRequest) -> None:
+        """Raise what a start that failed means."""
+        said = " ".join(error.message.split())
+        lower = said.lower()
+        if "port is already allocated" in lower or "address already in use" in lower:
+            raise _PortTaken from error
+        if "cannot assign requested address" in lower:
+            raise BackendUnavailable(
+                f"The Docker engine's machine has no address {self._settings.address}: set address"
+                " to one that it has."
+            ) from error
+        if "docker-init" in lower:
+            raise BackendUnavailable(
+                "The Docker engine lacks its program docker-init: install it (the package tini)."
+            ) from error
+        if error.status == 404 and "network" in lower:
+            raise self._no_network() from error
+        if error.status == 400 or "oci runtime create failed" in lower:
+            why = said.rpartition("exec: ")[2][:_LINE_CHARS]
+            raise LaunchFailed(
+                f"The notebook server cannot be started in the image {request.image}: {why}."
+                " Does the image have Jupyter, and a shell?"
+            ) from error
+        raise error
+
+    async def _have_image(self, name: str, report: LaunchReport) -> Inspected:
+        """Return what the engine says of an image, pulled if need be."""
+        found = await self._engine.image(name)
+        if found is None and self._settings.pull:
+            login = await self._registry.push_config(name)
+            await pull(self._engine, name, login, report.line)
+            found = await self._engine.image(name)
+        if found is None:
+            raise LaunchFailed(
+                f"The image {name} is not on the Docker engine any more. Build it again, or set"
+                " pull = true if it is in a registry."
+            )
+        return found
+
+    def _check_image(self, image: str) -> None:
+        allowed = self._settings.allow_images
+        if allowed and not any(fnmatchcase(image, pattern) for pattern in allowed):
+            raise LaunchFailed(
+                f"The image {image[:200]} may not be launched: the setting allow_images of the"
+                f" launcher names {', '.join(allowed)}."
+            )
+
+    async def _server(self, name: str) -> Server | None:
+        try:
+            said = await self._engine.inspect(name)
+        except NotThere:
+            return None
+        if said["Name"] != f"/{name}":
+            return None  # found by its id, which begins like the name
+        server = read_server(said)
+        if server is None:
+            raise BackendUnavailable(
+                f"There is a container {name} on the Docker engine that is no server of ours:"
+                " rename or remove it."
+            )
+        return server
+
+    # -- Waiting -----------------------------------------------------------------------------
+
+    async def _until_ready(self, server: Server, request: LaunchRequest) -> str:
+        """Return the server's URL as soon as it answers.
+
+        Raises:
+            LaunchFailed: It never will.
+        """
+        settings = self._settings
+        deadline = time.monotonic() + settings.start_timeout
+        host = settings.probe_host or _WILDCARDS.get(settings.address, settings.address)
+        delay, refused_since = _FAST, 0.0
+        while True:
+            status = 0
+            with anyio.move_on_after(_PROBE):
+                status = await api_status(host, server.port, request.token) if server.port else 0
+            now = await self._server(request.name)
+            if now is None or now.container != server.container:
+                raise LaunchFailed("The notebook server was ended before it answered.")
+            if now.over:
+                raise await self._failed(now, request.token, self._why(now))
+            if status == 200 and now.port == server.port:
+                if not now.restarts:
+                    await self._let_restart(now)
+                return self._url(now.port)
+            server = now
+            if status in {401, 403}:
+                refused_since = refused_since or time.monotonic()
+                if time.monotonic() - refused_since > _REFUSING:
+                    raise LaunchFailed(
+                        "The notebook server runs but does not accept its token: the image sets a"
+                        " token or a password of its own. Remove that setting."
+                    )
+            if time.monotonic() > deadline:
+                seconds = settings.start_timeout
+                raise await self._failed(
+                    now, request.token, f"The notebook server did not answer within {seconds:g} s."
+                )
+            await anyio.sleep(delay)
+            delay = min(delay * 1.5, _SLOW)
+
+    async def _let_restart(self, server: Server) -> None:
+        try:
+            with self._engine.faults("The server's container"):
+                await self._engine.docker._query_json(  # noqa: SLF001 - aiodocker has no call for it
+                    f"containers/{server.container}/update",
+                    "POST",
+                    data={"RestartPolicy": RESTARTS},
+                )
+        except (NotThere, Conflict) as error:
+            raise LaunchFailed("The notebook server was ended as soon as it answered.") from error
+
+    def _why(self, ended: Server) -> str:
+        if ended.out_of_memory:
+            return (
+                "The notebook server ran out of memory before it answered: it may use"
+                f" {self._settings.memory_limit or 'what there is'}."
+            )
+        return f"The notebook server ended before it answered (status {ended.exit_code})."
+
+    async def _failed(self, server: Server, token: str, what: str) -> LaunchFailed:
+        redact = Redactor([token])
+        lines = [redact(line)[:_LINE_CHARS] for line in await self._last_lines(server)]
+        told = " Its last lines:" + "".join(f"\n  {line}" for line in lines) if lines else ""
+        return LaunchFailed(what + told)
+
+    async def _last_lines(self, server: Server) -> list[str]:
+        printed = bytearray()
+        with contextlib.suppress(NotThere):
+            async with self._engine.log(server.container, follow=False, tail=2 * _LINES) as pieces:
+                async for _, data in pieces:
+                    printed += data
+        lines = printed.decode("utf-8", "replace").splitlines()
+        return [line.rstrip() for line in lines if line.strip()][-_LINES:]
+
+    def _url(self, port: int) -> str:
+        address = self._settings.address
+        host = self._settings.url_host or (
+            socket.gethostname() if address in _WILDCARDS else address
+        )
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+    def _no_network(self) -> BackendUnavailable:
+        name = self._settings.network
+        return BackendUnavailable(
+            f"The Docker engine at {self._engine.host} has no network {name}. Make it (docker"
+            f" network create {name}), or set network."
+        )
+
+    # -- Ending ------------------------------------------------------------------------------
+
+    async def _remove(self, server: Server) -> None:
+        """Remove a container, and wait until its name is free."""
+        deadline = time.monotonic() + _REMOVE_WITHIN
+        while True:
+            await self._engine.remove(server.container)
+            now = await self._server(server.name)
+            if now is None or now.container != server.container:
+                return
+            if time.monotonic() > deadline:
+                raise BackendUnavailable(
+                    f"The container {server.name} could not be removed: look at it on the Docker"
+                    " engine."
+                )
+            await anyio.sleep(_SLOW)
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            with contextlib.suppress(BackendUnavailable):
+                await self.sweep()
+            await anyio.sleep(max(1.0, min(_SWEEP_EVERY, self._settings.keep_ended_for)))
+
+    async def sweep(self) -> None:
+        """Remove the containers of servers that ended long enough ago, whoever started them.
+
+        Raises:
+            BackendUnavailable: The engine broke.
+        """
+        for listed in await self._engine.containers(SERVER_LABEL):
+            if listed["State"] in ("running", "restarting", "paused"):
+                continue
+            try:
+                server = read_server(await self._engine.inspect(listed["Id"]))
+            except NotThere:
+                continue
+            if server is None:
+                continue
+            now = time.time()
+            forgotten = server.fresh and now - server.created > _NEVER_STARTED
+            if forgotten or (server.over and now - server.ended > self._settings.keep_ended_for):
+                await self._engine.remove(server.container)
+
+
+class _PortTaken(Exception):
+    """Somebody was quicker: another port may do."""
+
+
+class _Silent:
+    """Where nobody waits for word."""
+
+    def line(self, message: str) -> None:
+        """Forget it."""
+
+
+def _free_port(address: str) -> int:
+    """Return a port that nobody uses on `address` at the moment; 0 where the engine must know.
+
+    The engine could choose one itself, but would choose another after each of its restarts.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family) as sock:
+            sock.bind((address, 0))
+            port: int = sock.getsockname()[1]
+            return port
+    except OSError:
+        return 0  # an address of the engine's machine, which is another one
