@@ -8,12 +8,16 @@ Source: the BinderHub event API ("Events").
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from binder_core.ordering import Phase
+
+_ENDS: Final = ("\n", "\r")
+# A member of an enum takes longer to find by its name.
+_BUILDING, _FETCHING = Phase.BUILDING, Phase.FETCHING
 
 
 class LayerProgress(msgspec.Struct, frozen=True):
@@ -36,7 +40,7 @@ class _Event(msgspec.Struct, frozen=True, tag_field="phase", kw_only=True, omit_
     r"""For a person to read; ends in a newline or, if the next one overwrites it, ``\r``."""
 
     def __post_init__(self) -> None:
-        if not self.message.endswith(("\n", "\r")):
+        if not self.message.endswith(_ENDS):
             msgspec.structs.force_setattr(self, "message", self.message + "\n")
 
     @property
@@ -123,8 +127,24 @@ EVENTS: tuple[type[Event], ...] = (
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
-encode = _encoder.encode
+encode = _encode = _encoder.encode
 """Return an event as JSON, on one line."""
+
+
+def encode_line(phase: Phase, message: str, progress: Progress | None = None) -> bytes:
+    """Return what ``encode(log_event(...))`` does, without the event: there are many lines.
+
+    Args:
+        phase: One of `binder_core.ordering.LOG`.
+        message: The line.
+        progress: Bytes by layer, while pushing.
+    """
+    if progress is None and message.endswith(_ENDS):
+        if phase is _BUILDING:
+            return b'{"phase":"building","message":%b}' % _encode(message)
+        if phase is _FETCHING:
+            return b'{"phase":"fetching","message":%b}' % _encode(message)
+    return _encode(log_event(phase, message, progress))
 
 
 def decode(data: bytes | str) -> Event:

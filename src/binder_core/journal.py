@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Self
 
 from binder_core import events
-from binder_core.events import Event
+from binder_core.events import Event, Progress
 from binder_core.ordering import LOG, Phase
 
 CAP_BYTES: Final = 16 * 2**20
@@ -40,6 +40,16 @@ class Told:
         """The event as JSON."""
         self.frame: bytes | None = None
         """Where an adapter may keep its own encoding, so as to make it once as well."""
+
+    @classmethod
+    def line(cls, phase: Phase, message: str, progress: Progress | None, event_id: str) -> Self:
+        """Return a line of a log, as it is told; see `binder_core.events.log_event`."""
+        made = cls.__new__(cls)
+        made.id = event_id
+        made.phase = phase
+        made.data = events.encode_line(phase, message, progress)
+        made.frame = None
+        return made
 
     @property
     def event(self) -> Event:
@@ -113,7 +123,8 @@ class Journal:
         elif number <= self.last_number:
             raise ValueError(f"number {number} after {self.last_number}")
         self.last_number = number
-        self._pages.clear()
+        if self._pages:
+            self._pages.clear()
         if told.phase is not self._log_phase and told.phase in LOG:
             self._log_phase = told.phase
         size = len(told.data) + _OVERHEAD

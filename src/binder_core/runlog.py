@@ -13,7 +13,6 @@ these are counted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -22,8 +21,7 @@ from binder_core.events import Progress
 from binder_core.ordering import LOG, Phase
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One line of the log."""
 
     n: int
@@ -35,8 +33,7 @@ class Line:
     """Bytes by layer, while pushing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """The last line: how the build ended."""
 
     n: int
@@ -60,6 +57,7 @@ class _Wire(msgspec.Struct, omit_defaults=True):
 
 
 _decoder = msgspec.json.Decoder(_Wire)
+_line_decoder = msgspec.json.Decoder(Line)
 _encoder = msgspec.json.Encoder()
 _PHASES = {phase.value: phase for phase in LOG}
 
@@ -98,6 +96,17 @@ class LogReader:
         return [self._read(rest)] if rest else []
 
     def _read(self, line: bytes) -> Entry:
+        try:
+            # As almost always: a line as the runner writes it. Anything more or less is no `Line`.
+            entry = _line_decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return self._read_other(line)
+        if entry.phase is not None and entry.phase not in LOG:
+            return self._read_other(line)
+        self._n = entry.n
+        return entry
+
+    def _read_other(self, line: bytes) -> Entry:
         try:
             wire = _decoder.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError):

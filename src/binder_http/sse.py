@@ -30,8 +30,11 @@ def frame(told: Told) -> bytes:
     made = told.frame
     if made is None:
         # JSON has no line break outside of strings and escapes those inside: one line is enough.
-        identity = b"id: %b\n" % told.id.encode() if told.id else b""
-        made = told.frame = b"%bdata: %b\n\n" % (identity, told.data)
+        if told.id:
+            made = b"id: %b\ndata: %b\n\n" % (told.id.encode(), told.data)
+        else:
+            made = b"data: %b\n\n" % told.data
+        told.frame = made
     return made
 
 
@@ -43,7 +46,7 @@ def frames(batch: Sequence[Told]) -> bytes:
         return b"".join(map(frame, batch))
     # A page of a journal is joined once for all who read it.
     if batch.frames is None:
-        batch.frames = b"".join(map(frame, batch))
+        batch.frames = b"".join([told.frame or frame(told) for told in batch])
     return batch.frames
 
 

@@ -23,7 +23,8 @@ from binder_core.events import (
     Ready,
     Waiting,
 )
-from binder_core.ordering import Phase
+from binder_core.journal import Told
+from binder_core.ordering import LOG, Phase
 
 SCHEMA = events.json_schema()
 
@@ -37,6 +38,20 @@ def test_what_is_encoded_is_decoded_and_keeps_to_the_schema(event: Event) -> Non
     jsonschema.validate(wire, SCHEMA)
     assert wire["phase"] == event.phase
     assert wire["message"].endswith(("\n", "\r"))
+
+
+@given(
+    phase=st.sampled_from(sorted(LOG)),
+    message=st.text() | st.text().map("{}\n".format) | st.text().map("{}\r".format),
+    progress=st.none() | st.just({"a": LayerProgress(1, 2), "b": "Pushed"}),
+)
+def test_a_line_is_encoded_as_its_event_is(
+    phase: Phase, message: str, progress: Progress | None
+) -> None:
+    event = events.log_event(phase, message, progress)
+    assert events.encode_line(phase, message, progress) == events.encode(event)
+    told = Told.line(phase, message, progress, "run.1")
+    assert (told.event, told.phase, told.id, told.frame) == (event, phase, "run.1", None)
 
 
 def test_every_phase_has_one_event() -> None:

@@ -65,6 +65,23 @@ def test_lines_of_others_are_counted(line: bytes, message: str, phase: Phase | N
     assert second == Line(2, message, phase)
 
 
+@pytest.mark.parametrize(
+    ("rest", "phase"),
+    [
+        (b'"phase": "pushing"', Phase.PUSHING),
+        (b'"phase": "ready"', None),
+        (b'"phase": "unknown"', None),
+        (b'"phase": null, "outcome": null', None),
+        (b'"progress": null, "more": {"than": "we know"}', None),
+    ],
+)
+def test_a_number_counts_whatever_else_a_line_says(rest: bytes, phase: Phase | None) -> None:
+    line = b'{"n": 7, "message": "x", ' + rest + b"}"
+    first, second = read(line + b"\nafter", 9)
+    assert first == Line(7, "x", phase)
+    assert second == Line(8, "after\n")
+
+
 def test_an_endless_line_is_cut() -> None:
     reader = LogReader()
     for _ in range(40):

@@ -103,7 +103,7 @@ class BuildJob:
             return
         now_in = log_phase(self._phase, phase)
         urgent, self._phase = now_in is not self._phase, now_in
-        told = Told(events.log_event(now_in, message, progress), log_id(self._run_id, n))
+        told = Told.line(now_in, message, progress, log_id(self._run_id, n))
         self.journal.append(told, number)
         self._on_news(self, urgent)
 
