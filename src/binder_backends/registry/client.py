@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from types import TracebackType
 from typing import ClassVar, Final, Self
 
@@ -37,7 +37,7 @@ _MOST_REDIRECTS: Final = 5
 _ELSEWHERE: Final = frozenset({"accept", "cache-control"})
 """The headers that another host than the one asked may see."""
 _BODY_BYTES: Final = 2**20
-"""How much of an answer is read: tokens and faults are small."""
+"""How much of an answer is kept: tokens and faults are small."""
 _CONNECTIONS: Final = 32
 _FIRST_DELAY: Final = 0.5
 """Seconds before the second try; before each further one, twice as many."""
@@ -228,17 +228,15 @@ class _Broken(ProviderUnavailable):
 async def _body(response: httpx.Response) -> bytes:
     body = bytearray()
     async for chunk in response.aiter_raw():
-        body += chunk
-        if len(body) > _BODY_BYTES:
-            break
-    return bytes(body[:_BODY_BYTES])
+        # To its end: a manifest is short, and what is not meets the time limit.
+        body += chunk[: _BODY_BYTES - len(body)]
+    return bytes(body)
 
 
 def _why(url: httpx.URL, error: httpx.ConnectError) -> str:
     """Return why there is no connection, as far as can be told, and what to try."""
-    cause: BaseException | None = error
     said = ""
-    while cause is not None:
+    for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
                 f"its certificate is not to be trusted ({cause.verify_message}). Set ca_bundle to"
@@ -254,12 +252,21 @@ def _why(url: httpx.URL, error: httpx.ConnectError) -> str:
         elif isinstance(cause, OSError) and cause.errno:
             # Not its own text: that of asyncio holds addresses.
             said = said or os.strerror(cause.errno)
-        cause = cause.__cause__ or cause.__context__
     reason = f" ({said})" if said else ""
     return (
         f"the connection to {url.netloc.decode()} could not be made{reason}. Is it running, and"
         " is this its address?"
     )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what led to it; trio has a group where several addresses were tried."""
+    while error is not None:
+        yield error
+        if isinstance(error, BaseExceptionGroup):
+            for each in error.exceptions:
+                yield from _causes(each)
+        error = error.__cause__ or error.__context__
 
 
 def _parsed(image: str) -> ImageName:
