@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["engines.fixtures"]
+pytest_plugins = ["engines.fixtures", "engines.kubernetes_fixtures"]
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -235,6 +235,7 @@ class DockerEngine:
             "default-address-pools": [{"base": str(self.bridge.pool), "size": 24}],
             "insecure-registries": [str(self.bridge.block)],
             "shutdown-timeout": 5,
+            **self._settings(),
         }
         if self._clamp:
             runtime = self._run / "runtime"
@@ -257,6 +258,10 @@ class DockerEngine:
 
     def _new_bridge(self) -> Bridge:
         return Bridge(self._name, free_block(self._number))
+
+    def _settings(self) -> dict[str, object]:
+        """Return more of the engine's configuration."""
+        return {}
 
     def _within(self) -> list[str]:
         """Return the command that runs another where the engine is to be."""

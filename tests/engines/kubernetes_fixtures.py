@@ -1,0 +1,55 @@
+"""The cluster as a fixture, started when the first test asks for it: see `fixtures`.
+
+Measured on two cores that others used as well: 20 s once its programs are there, and 4 to 6 min
+more to build them, the first time ever.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from engines import kubernetes_build
+from engines.kubernetes import Cluster, KubernetesCluster, cluster_folders
+from engines.processes import cache_folder, one_of
+
+Require = Callable[..., str]
+
+_PROGRAMS = {
+    "dockerd": "docker.io",
+    "docker": "docker.io",
+    "etcd": "etcd-server",
+    "iptables": "iptables",
+    "conntrack": "conntrack",
+    "ip": "iproute2",
+    "busybox": "busybox-static",
+    "openssl": "openssl",
+    "dpkg-source": "dpkg-dev",
+    kubernetes_build.GO: "golang-1.19-go",
+}
+
+
+@pytest.fixture(scope="session")
+def kubernetes_cluster(request: pytest.FixtureRequest, require: Require) -> Cluster:
+    """Return a running cluster: the one that KUBECONFIG tells, else one of the tests' own."""
+    if given := os.environ.get("KUBECONFIG"):
+        return Cluster(Path(given), kubectl=require("kubectl", "the version of the cluster"))
+    cluster: Cluster = request.getfixturevalue("own_kubernetes_cluster")
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def own_kubernetes_cluster(require: Require) -> Iterator[KubernetesCluster]:
+    """Return a cluster of the tests' own: one that may be broken, and whose engine has images."""
+    for program, package in _PROGRAMS.items():
+        require(program, f"apt-get install {package}")
+    require("a cluster of its own", "run as root", there=os.geteuid() == 0)
+    programs, folders = kubernetes_build.programs(cache_folder()), cluster_folders()
+    with one_of(folders) as folder:
+        # Those of plain engines prefer the first few blocks of addresses.
+        number = len(folders) + folders.index(folder)
+        with KubernetesCluster(folder, programs, number=number) as cluster:
+            yield cluster
