@@ -149,6 +149,8 @@ class KubernetesBuilder(Plugin):
         if pod.started:
             outcome = await PodLog(self._cluster, self._pods, pod, tell).outcome()
         pod = await self._pods.look(pod)
+        if outcome is not None:
+            pod = self._pods.said(pod, built=outcome.built)
         if outcome is not None and outcome.built:
             return
         if outcome is not None:

@@ -148,6 +148,10 @@ class Pods:
         """Return what is known of a pod now."""
         return self._pods.get(pod.uid, pod)
 
+    def said(self, pod: Pod, *, built: bool) -> Pod:
+        """Take note that a pod's log has ended with its outcome: the cluster will say so later."""
+        return self._keep(replace(self.now(pod), phase="Succeeded" if built else "Failed"))
+
     async def until(self, pod: Pod, what: Callable[[Pod], bool]) -> Pod:
         """Return the pod when that is true of it, or when it is gone.
 

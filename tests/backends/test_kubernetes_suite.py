@@ -1,0 +1,50 @@
+"""The conformance suite on the Kubernetes builder, with a real cluster and a quick repo2docker."""
+
+from __future__ import annotations
+
+import anyio.to_thread
+import pytest
+
+from binder_backends.kubernetes import KubernetesBuilder
+from binder_core.plugin import Builder, BuildRequest
+from binder_core.testing import BuilderSuite
+from engines.kubernetes_builds import Place
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"  # kubernetes-asyncio knows no other
+
+
+@pytest.mark.real
+class TestKubernetesBuilder(BuilderSuite):
+    limit = 120.0
+    runner = True
+
+    @pytest.fixture(autouse=True)
+    def place_of_builds(self, kubernetes_builds: Place) -> None:
+        self.place = kubernetes_builds
+        self.slow: list[BuildRequest] = []
+
+    def make_builder(self) -> Builder:
+        return KubernetesBuilder(self.place.settings(runner=self.runner))
+
+    def request_that_builds(self) -> BuildRequest:
+        return self.place.request()
+
+    def request_that_fails(self) -> BuildRequest:
+        return self.place.request("fails")
+
+    def slow_request(self) -> BuildRequest:
+        self.slow.append(self.place.request("slow"))
+        return self.slow[-1]
+
+    async def release(self) -> None:
+        for slow in self.slow:
+            await anyio.to_thread.run_sync(self.place.release, slow)
+
+    async def image_is_there(self, image: str) -> bool:
+        return await anyio.to_thread.run_sync(self.place.pushed, image)
+
+    async def runs_started(self, name: str) -> int:
+        return await anyio.to_thread.run_sync(self.place.runs, name)

@@ -1,0 +1,105 @@
+"""What the tests of the Kubernetes builder share."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import msgspec
+
+from binder_backends.kubernetes import KubernetesSettings
+from binder_core.plugin import BuildRequest
+from engines.docker import DockerEngine
+from engines.kubernetes import Cluster
+from engines.registry import Registry
+
+RELEASE = "/tmp/release"
+"""Slow builds wait for this file in their container."""
+
+SCRIPT = f"""
+for word; do case "$word" in --image-name=*) image=${{word#*=}} ;; esac; url=$word; done
+say() {{ echo "{{\\"message\\": \\"$1\\\\n\\", \\"phase\\": \\"$2\\"}}" >&2; }}
+say "Cloning $url" fetching
+echo "a warning, no JSON" >&2
+say "Step 1/1" building
+case "$url" in
+  */fails) say "no such package" building; exit 3 ;;
+  */slow) until [ -e {RELEASE} ]; do sleep 0.1; done ;;
+  */pours) for n in $(seq 1 2000); do say "line $n" building; sleep 0.01; done ;;
+esac
+docker tag busybox:test "$image"
+say "Successfully tagged $image" building
+"""
+"""In the place of repo2docker: it logs as that does, and makes an image in no time."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where builds of a test run."""
+
+    cluster: Cluster
+    engine: DockerEngine
+    """The node's."""
+    namespace: str
+    registry: Registry
+    image: str
+    """The builder image."""
+
+    def settings(self, **options: Any) -> KubernetesSettings:
+        """Return settings for builds by `SCRIPT`."""
+        given = {
+            "kubeconfig": str(self.cluster.kubeconfig),
+            "namespace": self.namespace,
+            "builder_image": self.image,
+            "docker_socket": str(self.engine.socket),
+            "registry": {"plain_http": [self.registry.address]},
+            "repo2docker": ["sh", "-c", SCRIPT, "script"],
+            **options,
+        }
+        return msgspec.convert(given, KubernetesSettings)
+
+    def request(self, what: str = "builds", *, url: str = "", ref: str = "1" * 40) -> BuildRequest:
+        """Return a request for an image that is not there: ``fails``, ``slow``, ``pours``, or url."""
+        token = secrets.token_hex(6)
+        image = f"{self.registry.address}/kubernetes-builds/{token}:one"
+        return BuildRequest(f"build-{token}", image, url or f"https://example.org/{what}", ref)
+
+    def release(self, request: BuildRequest) -> None:
+        """Let a slow build go on; one that has ended is fine."""
+        if (found := self.pod(request.name)) and found["status"]["phase"] == "Running":
+            self.kubectl("exec", request.name, "--", "touch", RELEASE)
+
+    def pod(self, name: str) -> Mapping[str, Any] | None:
+        """Return what the cluster says of a pod, None if there is none."""
+        said = self.kubectl("get", "pod", name, "--ignore-not-found", "--output=json")
+        found: Mapping[str, Any] | None = json.loads(said) if said.strip() else None
+        return found
+
+    def pods(self) -> list[Mapping[str, Any]]:
+        """Return all pods."""
+        found: list[Mapping[str, Any]] = json.loads(
+            self.kubectl("get", "pods", "--output=json")
+        )["items"]
+        return found
+
+    def runs(self, name: str) -> int:
+        """Return how many pods of this name there were: each was given a node, once."""
+        said = self.kubectl(
+            *("get", "events", "--output=json"),
+            f"--field-selector=reason=Scheduled,involvedObject.name={name}",
+        )
+        return len({event["involvedObject"]["uid"] for event in json.loads(said)["items"]})
+
+    def pushed(self, image: str) -> bool:
+        """Return whether the registry has an image."""
+        repository, _, tag = image.removeprefix(f"{self.registry.address}/").rpartition(":")
+        answer = httpx.get(f"{self.registry.url}/v2/{repository}/tags/list", trust_env=False)
+        return answer.status_code == 200 and tag in (answer.json()["tags"] or [])
+
+    def kubectl(self, *arguments: str, given: object = None) -> str:
+        """Run kubectl in the namespace."""
+        return self.cluster.kubectl(f"--namespace={self.namespace}", *arguments, given=given)
