@@ -26,7 +26,8 @@ import io
 import re
 import tarfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from inspect import isawaitable
 from typing import Any, Final
 
 from tornado.web import HTTPError
@@ -211,10 +212,13 @@ class KubeBinderMixin(BinderMixin):
 
     def start(self) -> Any:
         """Start the pod, and make its Secret as soon as it is there to own it."""
-        theirs: Any = self.after_pod_created_hook
-        if not isinstance(theirs, _SecretHook):
-            self.after_pod_created_hook = _SecretHook(theirs)
+        self._with_secret()
         return super().start()
+
+    def _with_secret(self) -> None:
+        theirs = self.after_pod_created_hook
+        if not isinstance(theirs, _SecretHook):  # it may start a second time
+            self.after_pod_created_hook = _SecretHook(theirs)
 
     async def get_pod_manifest(self) -> Any:
         """Return the pod, with the volume of the token."""
@@ -243,7 +247,7 @@ class KubeBinderMixin(BinderMixin):
 class _SecretHook:
     """Makes the Secret of a pod; afterwards does what the operator's own hook does."""
 
-    def __init__(self, then: Callable[[Any, Any], Awaitable[None] | None] | None) -> None:
+    def __init__(self, then: Callable[[Any, Any], object] | None) -> None:
         self._then = then
 
     async def __call__(self, spawner: Any, pod: Any) -> None:
@@ -251,7 +255,7 @@ class _SecretHook:
             await self._make(spawner, pod["metadata"])
         if self._then is not None:
             done = self._then(spawner, pod)
-            if done is not None:
+            if isawaitable(done):
                 await done
 
     async def _make(self, spawner: Any, pod: dict[str, Any]) -> None:
