@@ -58,7 +58,7 @@ c.JupyterHub.services = [
             "-m",
             "jupyterhub_idle_culler",
             "--timeout=7200",
-            "--cull-users",
+            "--cull-users=true",
         ],
     },
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from binder_core.plugin import LaunchFailed, LaunchRequest
 from binder_core.testing.reports import LaunchLog
 from engines.docker import DockerEngine
 from engines.jupyterhub import HubSoftware, JupyterHub
+from engines.processes import until
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 
@@ -112,3 +114,8 @@ async def test_what_the_hub_starts_is_what_it_was_told_to(
             await launcher.launch(LaunchRequest(name, gone, TOKEN), LaunchLog())
         assert inspected(docker_engine, name) == []
         assert hub.get(f"users/{name}").status_code == 404
+
+
+def test_who_removes_the_users_of_ended_servers_is_at_work(hub: JupyterHub) -> None:
+    asked = re.compile(r"200 GET /hub/api/users\b.*\(cull@")
+    until(lambda: asked.search(hub.log.read_text()) is not None, "the culler asks", seconds=60)
