@@ -24,7 +24,8 @@ DEFAULT_SOCKET: Final = "/var/run/docker.sock"
 MINIMUM_API: Final = (1, 41)
 """Docker 20.10."""
 
-_NO_ENGINE: Final = 900  # aiodocker's own status
+NO_ENGINE: Final = 900
+"""The status that aiodocker gives where there is no engine."""
 _UNIX: Final = "unix://"
 _SCHEMES: Final = (_UNIX, "tcp://", "http://", "https://")
 _HEADER_BYTES: Final = 8
@@ -128,7 +129,7 @@ class Engine:
             raise self._gone() from error
 
     def _unavailable(self, what: str, error: DockerError) -> BackendUnavailable:
-        if error.status == _NO_ENGINE:
+        if error.status == NO_ENGINE:
             return self._gone()
         said = " ".join(error.message.split())[:400]
         if "no space left on device" in said.lower():

@@ -258,8 +258,9 @@ class DockerLauncher(Plugin):
             ) from error
         if error.status == 404 and "network" in lower:
             raise self._no_network() from error
-        if error.status == 400 or "oci runtime create failed" in lower:
-            why = said.rpartition("exec: ")[2][:_LINE_CHARS]
+        # (A user or a group that the image names and does not have is a 500.)
+        if error.status == 400 or "oci runtime" in lower or lower.startswith("unable to find"):
+            why = said.rpartition("failed: ")[2][:_LINE_CHARS]
             raise LaunchFailed(
                 f"The notebook server cannot be started in the image {request.image}: {why}."
                 " Does the image have Jupyter, and a shell?"

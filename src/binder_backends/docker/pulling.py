@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import aiohttp
 import msgspec
+from aiodocker.exceptions import DockerError
 
 from binder_backends.containers import repository
-from binder_backends.docker.engine import Conflict, Engine, NotThere
+from binder_backends.docker.engine import NO_ENGINE, Engine
 from binder_core.plugin import BackendUnavailable, LaunchFailed
 
 _SILENCE: Final = 300.0
@@ -35,33 +37,46 @@ async def pull(engine: Engine, image: str, login: bytes, tell: Callable[[str], N
         LaunchFailed: There is no such image.
         BackendUnavailable: The registry or the engine did not do it.
     """
-    name, tag = repository(image)
-    headers = {"X-Registry-Auth": header} if (header := _login_header(login)) else {}
     layers = _Layers()
     told = time.monotonic()
     tell(f"Pulling image {image}")
-    try:
-        with engine.faults(f"The image {image} could not be pulled"):
-            async with engine.docker._query(  # noqa: SLF001 - its own `pull` takes a break for the end
-                "images/create",
-                "POST",
-                params={"fromImage": name, "tag": tag},
-                headers=headers,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=_SILENCE),
-            ) as response:
-                async for word in _words(response.content):
-                    if fault := word.get("error"):
-                        raise _refusal(image, str(fault))
-                    layers.take(word)
-                    if time.monotonic() - told >= _TELL_EVERY:
-                        told = time.monotonic()
-                        tell(f"Pulling image {image}: {layers}")
-    except (NotThere, Conflict) as error:
-        raise _refusal(image, str(error)) from error
+    with engine.faults(f"The image {image} could not be pulled"):
+        async with _asked(engine, image, login) as content:
+            async for word in _words(content):
+                if fault := word.get("error"):
+                    raise _refusal(image, str(fault))
+                layers.take(word)
+                if time.monotonic() - told >= _TELL_EVERY:
+                    told = time.monotonic()
+                    tell(f"Pulling image {image}: {layers}")
     if await engine.image(image) is None:
         # What broke off looks like what is complete.
         raise BackendUnavailable(f"The image {image} could not be pulled: the engine broke off.")
     tell(f"Pulled image {image}")
+
+
+@asynccontextmanager
+async def _asked(engine: Engine, image: str, login: bytes) -> AsyncIterator[aiohttp.StreamReader]:
+    name, tag = repository(image)
+    headers = {"X-Registry-Auth": header} if (header := _login_header(login)) else {}
+    # Not aiodocker's own `pull`: it takes a connection that breaks for the end.
+    query = engine.docker._do_query(  # noqa: SLF001 - what is below it
+        "images/create",
+        "POST",
+        params={"fromImage": name, "tag": tag},
+        headers=headers,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=_SILENCE),
+    )
+    try:
+        response = await query
+    except DockerError as error:
+        if error.status == NO_ENGINE:
+            raise
+        raise _refusal(image, error.message) from error
+    try:
+        yield response.content
+    finally:
+        response.close()
 
 
 async def _words(content: aiohttp.StreamReader) -> AsyncIterator[dict[str, Any]]:
