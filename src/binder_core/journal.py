@@ -17,7 +17,7 @@ from binder_core.ordering import LOG, Phase
 
 CAP_BYTES: Final = 16 * 2**20
 
-AT_MOST: Final = 1000
+AT_MOST: Final = 2000
 """How many events a reader takes at once."""
 
 _PAGES: Final = 4

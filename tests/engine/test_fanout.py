@@ -60,3 +60,9 @@ async def test_a_heartbeat_is_one_write_to_each() -> None:
         silent = [batch for batch in stream if not batch]
         assert 1 <= len(silent) <= 10
         assert sum(map(len, stream)) == 1 + MORE
+
+
+def test_lines_wait_longer_while_the_server_is_behind() -> None:
+    limits = Limits(batch=0.1)
+    waits = [limits.patience(took) for took in (0.0, 0.005, 0.02, 0.025, 1.0)]
+    assert waits == pytest.approx([0.05, 0.05, 0.1, 0.125, 0.15])

@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar, assert_never
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from binder_core import builds
 from binder_core.builds import BuildId, Builds
@@ -63,6 +64,7 @@ class Jobs:
         self._flights: dict[Hashable, Flight[Any]] = {}
         self._dirty: set[BuildJob] = set()
         self._poured = Bell()
+        self._patience = limits.patience(0.0)
         self._timer = Bell()
         self._alarms: list[tuple[float, int, Callable[[], object]]] = []
         self._count = itertools.count()
@@ -227,7 +229,7 @@ class Jobs:
         # First what costs nothing: while lines pour in, a ring is due anyway.
         if urgent or job not in self._dirty:
             now = anyio.current_time()
-            if urgent or now - job.rung >= self.limits.batch:
+            if urgent or now - job.rung >= self._patience:
                 job.rung = now
                 job.bell.ring()
             else:
@@ -459,16 +461,24 @@ class Jobs:
             self.handle(builds.Ticked())
 
     async def _pour(self) -> None:
-        """Ring for lines that came while others were pouring in."""
+        """Ring for lines that came while others were pouring in.
+
+        What a round of writes took says how far behind the server is: the longer, the longer lines
+        wait for others, so that writing leaves most of the time to everything else.
+        """
         while True:
             if not self._dirty:
                 await self._poured.wait()
-            await anyio.sleep(self.limits.batch)
-            now = anyio.current_time()
+            await anyio.sleep(self._patience)
+            began = anyio.current_time()
             dirty, self._dirty = self._dirty, set()
             for job in dirty:
-                job.rung = now
+                job.rung = began
                 job.bell.ring()
+            # Those who were woken write before this task goes on.
+            await anyio.lowlevel.checkpoint()
+            took = anyio.current_time() - began
+            self._patience = self.limits.patience(took)
 
     async def _beat(self) -> None:
         """Ring everywhere: who wakes and finds nothing new sends a heartbeat."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from binder_core.builds import BuildLimits
 from binder_core.journal import CAP_BYTES
+
+_ROUNDS_APART: Final = 5
+"""How much longer than a round of writes it is from one to the next."""
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -30,11 +35,21 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     heartbeat: float = 25.0
     """Between two heartbeats of a silent stream. Proxies cut what is silent for 30 s and more."""
     batch: float = 0.05
-    """How long a log line may wait for others while lines are pouring in."""
+    """How long a log line may wait for others while lines are pouring in: half of it while the
+    server keeps up, half as much again while it is behind."""
     log_cap_bytes: int = CAP_BYTES
     """How much of a build's log is held in memory: half for its head, half for its tail."""
     allow_images: tuple[str, ...] = ()
     """Images that may be launched beside those that were named here; ``*`` stands for anything."""
+
+    def patience(self, took: float) -> float:
+        """Return how long lines wait for others now.
+
+        Args:
+            took: What the last round of writes took. A fifth of the time is what writing shall
+                take, if lines need not wait too long for that.
+        """
+        return min(max(_ROUNDS_APART * took, self.batch / 2), self.batch * 3 / 2)
 
     def of_builds(self) -> BuildLimits:
         """Return those that the dedup machine keeps."""
