@@ -116,7 +116,7 @@ def test_text_stands_for_what_is_expected() -> None:
         ({"builder.fake": 1}, r"^builder\.fake: expected a table"),
         ({"builder.fake.line": 1}, r"^builder\.fake\.line: .*mean builder\.fake\.lines\?"),
         ({"builder.fake.lines": -1}, r"^builder\.fake\.lines: expected `int` >= 0"),
-        ({"launcher.kind": "x"}, r"^launcher\.kind: .*installed: fake"),
+        ({"launcher.kind": "x"}, r"^launcher\.kind: .*installed: .*fake"),
         ({"launcher.fake.delay": "x"}, r"^launcher\.fake\.delay: expected `float`"),
         ({"providers.gh": 1}, r"^providers\.gh: expected a table"),
         ({"providers.gh.hots": "x"}, r"^providers\.gh\.hots: .*mean providers\.gh\.host\?"),
