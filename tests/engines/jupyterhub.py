@@ -20,6 +20,7 @@ from typing import Final, Self
 
 import httpx
 import msgspec
+import psutil
 
 from engines.processes import free_port, kill, locked, running, until
 
@@ -93,6 +94,7 @@ class JupyterHub:
         """The hub's API, without the proxy."""
         self._software = software
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._orphans: list[psutil.Process] = []
         folder.mkdir(parents=True, exist_ok=True)
         token_file = folder / "binder-token"
         token_file.write_text(self.token + "\n")
@@ -164,7 +166,10 @@ class JupyterHub:
         until(up, "the hub answers", seconds=60)
 
     def kill(self) -> None:
-        """Kill the hub; proxy and servers go on."""
+        """Kill the hub; proxy and servers go on, and what it runs as its services."""
+        hub = self._processes.get("hub")
+        if hub is not None:
+            self._orphans += psutil.Process(hub.pid).children(recursive=True)
         self._end("hub", signal.SIGKILL)
 
     def stop(self) -> None:
@@ -172,6 +177,7 @@ class JupyterHub:
         self._end("hub", signal.SIGTERM)
         self._end("proxy", signal.SIGTERM)
         kill(running(lambda argv: str(self.folder) in argv))
+        kill([process for process in self._orphans if process.is_running()])
 
     def get(self, path: str) -> httpx.Response:
         """Return what the hub says of a path of its API."""
