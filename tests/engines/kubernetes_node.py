@@ -116,7 +116,7 @@ class Node:
         anchor = self.folder / "anchor"
         anchor.touch()
         # Its argument is how a later session knows it.
-        steps += ["echo there", f"exec tail -f {anchor}"]
+        steps += ["echo there", f"exec tail -f {anchor} >/dev/null"]
         spaces = ("--net", "--mount", "--propagation", "private")
         self._holder = subprocess.Popen(
             ["unshare", *spaces, "sh", "-c", "\n".join(steps)],
@@ -125,7 +125,8 @@ class Node:
             text=True,
         )
         assert self._holder.stdout is not None
-        assert self._holder.stdout.readline(), "namespaces cannot be made here"
+        with self._holder.stdout as said:
+            assert said.readline(), "namespaces cannot be made here"
         for parent in self._hierarchies():
             (parent / self.cgroup.strip("/")).mkdir(exist_ok=True)
 
@@ -134,8 +135,6 @@ class Node:
         kill(self._processes())
         if self._holder is not None:
             self._holder.wait(timeout=30)
-            assert self._holder.stdout is not None
-            self._holder.stdout.close()
             self._holder = None
         for group in self._groups():
             # A process that was killed counts until the kernel is done with it.
