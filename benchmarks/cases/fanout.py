@@ -60,7 +60,7 @@ async def run(results: Results, *, quick: bool) -> None:
         up = {name: stack.enter_context(server) for name, server in servers.items()}
         for watchers in counts:
             taken = {name: Taken() for name in up}
-            rounds = 3 if quick else max(3, min(9, 200 // watchers))
+            rounds = 3 if quick else max(5, min(15, 400 // watchers))
             for turn in range(rounds + 1):
                 for name, server in up.items():
                     # The first one warms up.
