@@ -341,3 +341,6 @@ def test_what_the_engine_says_of_a_run() -> None:
     assert is_run_id(found.id)
     assert not is_run_id("../../etc")
     assert read_run({**said, "Config": {"Labels": None}}) is None
+    # A notebook server has the labels of its image, whatever these are.
+    assert read_run({**said, "Name": "/a-server"}) is None
+    assert read_run({**said, "Name": f"/build-a.{found.id}"}) is not None

@@ -6,8 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from docker_host import DockerHost
 from real_server import RealServer
 from repositories import GitDaemon, Repositories
+
+from engines.docker import DockerEngine
+from engines.jupyterhub import HubSoftware, JupyterHub
+
+HUB_CONFIG = Path(__file__).parents[2] / "deploy" / "jupyterhub" / "jupyterhub_config.py"
 
 
 @pytest.fixture
@@ -47,3 +53,24 @@ def git_daemon(
     require("git", "apt-get install git")
     with GitDaemon(repositories.folder, tmp_path / "git-daemon.log") as daemon:
         yield daemon
+
+
+@pytest.fixture
+def docker_host(
+    docker_engine: DockerEngine, busybox_image: str, repo2docker_image: str, tmp_path: Path
+) -> Iterator[DockerHost]:
+    """Return a host for servers that build in containers; at the end all they made is removed."""
+    host = DockerHost(docker_engine, repo2docker_image, tmp_path)
+    yield host
+    host.close()
+
+
+@pytest.fixture(scope="session")
+def docker_hub(
+    hub_software: HubSoftware, docker_engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[JupyterHub]:
+    """Return a hub as deploy/ configures it, which starts the images of `docker_host`."""
+    env = {"DOCKER_HOST": docker_engine.host, "BINDER_IMAGE_PREFIX": "127.0.0.1:"}
+    folder = tmp_path_factory.mktemp("docker-hub")
+    with JupyterHub(folder, hub_software, HUB_CONFIG, env) as hub:
+        yield hub

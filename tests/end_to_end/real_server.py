@@ -61,7 +61,7 @@ class RealServer:
     def start(self) -> None:
         """Start it, from the second time on at the same port; return when it answers."""
         config = self.folder / "binder.toml"
-        config.write_text(tomli_w.dumps(_nested(self._settings | {"server.port": self.port})))
+        config.write_text(tomli_w.dumps(nested(self._settings | {"server.port": self.port})))
         given = {name: value for name, value in os.environ.items() if not name.startswith("BINDER")}
         # All cores are busy with it for ten seconds otherwise.
         given["UV_COMPILE_BYTECODE"] = "0"
@@ -238,7 +238,8 @@ def peak_bytes(pid: int) -> int:
     return int(found[1]) * 1024
 
 
-def _nested(settings: Mapping[str, object]) -> dict[str, Any]:
+def nested(settings: Mapping[str, object]) -> dict[str, Any]:
+    """Return settings by whole names as tables."""
     tables: dict[str, Any] = {}
     for name, value in settings.items():
         *path, key = name.split(".")

@@ -1,170 +1,187 @@
-"""Real servers on one Docker engine: killed while they build and push, and two at once."""
+"""Servers are killed, and the engine ends, in mid build: on a real engine, with a real registry."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from urllib.parse import quote
+from collections.abc import Callable
 
 import anyio
+import anyio.to_thread
 import httpx
 import pytest
-from real_server import Heard, RealServer, ask_again, hear, listening, log_lines
+from docker_host import (
+    DONE,
+    HELD,
+    LINES,
+    DockerHost,
+    Repo,
+    expect_growth,
+    expect_whole_log,
+    image_of,
+    in_registry,
+    phases,
+    repo,
+)
+from real_server import Heard, RealServer, ask_again, hear, listening, until
 
-from engines.docker import DockerEngine
-from engines.docker_builds import tidy
-from engines.git_server import GitServer
 from engines.registry import Registry
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 
-CLIENTS = 50
+ANSWER_WITHIN = 60.0
+"""Seconds after the engine is back within which who watched a build hears how it ended: said in
+docs/docker.md."""
 
 
-@pytest.fixture
-def git(docker_engine: DockerEngine, busybox_image: str, tmp_path: Path) -> Iterator[GitServer]:
-    with GitServer(tmp_path / "git", docker_engine.address) as server:
-        yield server
-    tidy(docker_engine)
+async def test_killed_while_building(docker_host: DockerHost, image_registry: Registry) -> None:
+    wanted = repo("building")
+    server = docker_host.server(docker_host.settings(image_registry))
+    async with server.client() as client:
+        before = await hear(client, wanted.spec, until=HELD)
+        early = await hear(client, wanted.spec, until="early 7")
+    server.kill()
+    docker_host.open_gate(wanted)
+    # It is built and pushed while nobody looks.
+    (build,) = docker_host.builds(wanted)
+    await until(lambda: not docker_host.running_build(wanted), within=60)
+    server.start()
+    async with server.client() as client:
+        heard = before + await hear(client, wanted.spec, last_id=before[-1].id)
+        other = early + await hear(client, wanted.spec, last_id=early[-1].id)
+        await expect_the_end(docker_host, server, wanted, [heard, other])
+    assert [each["Id"] for each in docker_host.builds(wanted)] == [build["Id"]]
+    assert in_registry(image_registry, image_of(heard))
 
 
-@pytest.fixture
-def start(
-    docker_engine: DockerEngine, repo2docker_image: str, git: GitServer, tmp_path: Path
-) -> Iterator[Callable[[Registry], RealServer]]:
-    """Return what starts a server that builds on the engine and pushes."""
-    made: list[RealServer] = []
-
-    def make(registry: Registry) -> RealServer:
-        given = {
-            "builder.kind": "docker",
-            "builder.image_prefix": f"{registry.address}/docker-builds/",
-            "builder.docker.host": docker_engine.host,
-            "builder.docker.builder_image": repo2docker_image,
-            "builder.docker.push": True,
-            "launcher.kind": "none",
-            "security.auth": "token",
-            "security.key": "k" * 32,
-            "asker.allow_networks": ["127.0.0.0/8", f"{docker_engine.address}/32"],
-            "providers.git.schemes": ["http"],
-        }
-        server = RealServer(tmp_path / f"server-{len(made)}", given)
-        made.append(server)
-        server.start()
-        return server
-
-    yield make
-    for server in made:
-        server.stop()
-
-
-def spec_of(git: GitServer, registry: Registry, *, waits: bool) -> str:
-    """Return the spec of a repository whose build waits for `go`, where it shall."""
-    until = f"until wget -q -O /dev/null http://{git.host}/go; do sleep 0.2; done" if waits else ":"
-    # An image of its own for each registry, or nothing would be pushed.
-    url, commit = git.repository(
-        "demo",
-        {
-            "Dockerfile": "FROM busybox:test\n"
-            f"RUN echo {registry.address}; for i in $(seq 100); do echo early $i; done\n"
-            "RUN dd if=/dev/urandom of=/big bs=1M count=8 2>/dev/null\n"
-            f"RUN {until}; for i in $(seq 100); do echo late $i; done\n"
-        },
-    )
-    return f"git/{quote(url, safe='')}/{commit}"
-
-
-async def hear_words(client: httpx.AsyncClient, spec: str, words: str) -> list[Heard]:
-    """Return what comes, up to a message with these words: buildx writes the time before them."""
-    heard = []
-    with anyio.fail_after(120):
-        async with listening(client, spec, build_only=True) as events:
-            async for one in events:
-                heard.append(one)
-                if f"{words}\n" in one.message:
-                    return heard
-    raise AssertionError(f"no {words!r} in {[one.data for one in heard[-5:]]}")
-
-
-def go(git: GitServer, tmp_path: Path) -> None:
-    (tmp_path / "git" / "go").touch()
-
-
-def expect_whole(heard: list[Heard]) -> None:
-    """Fail the test unless this is a whole stream, each line of it once and in order."""
-    told = [one for one in heard if one.id and one.phase != "ready"]
-    runs, numbers = zip(*(one.id.split(".") for one in told), strict=True)
-    assert len(set(runs)) == 1
-    assert [int(n) for n in numbers] == list(range(1, len(told) + 1))
-    phases = [one.phase for one in heard]
-    order = [phase for n, phase in enumerate(phases) if n == 0 or phases[n - 1] != phase]
-    assert order == ["waiting", "fetching", "building", "pushing", "built", "ready"]
-    text = "".join(one.message for one in heard)
-    for word in ("early", "late"):
-        places = [text.index(f"{word} {n}\n") for n in range(1, 101)]
-        assert places == sorted(places)
-
-
-@pytest.mark.parametrize("phase", ["building", "pushing"])
-async def test_a_build_outlives_the_server(  # noqa: PLR0917 - fixtures
-    docker_engine: DockerEngine,
-    make_registry: Callable[..., Registry],
-    git: GitServer,
-    start: Callable[[Registry], RealServer],
-    tmp_path: Path,
-    phase: str,
+async def test_killed_while_pushing(
+    docker_host: DockerHost, make_registry: Callable[..., Registry]
 ) -> None:
-    # The push takes a while: longer than the server is away.
-    with make_registry(delay=0.05) as registry:
-        server = start(registry)
-        spec = spec_of(git, registry, waits=phase == "building")
+    wanted = repo()
+    # 4 MB in 64 pieces: the server is back before the end.
+    with make_registry(delay=0.2) as registry:
+        server = docker_host.server(docker_host.settings(registry))
         async with server.client() as client:
-            if phase == "building":
-                before = await hear_words(client, spec, "early 100")
-            else:
-                before = await hear(client, spec, build_only=True, until="pushing", within=120)
+            before = await hear_bytes(client, wanted)
         server.kill()
-        go(git, tmp_path)
+        assert registry.wire is not None
+        registry.wire.delay = 1.0
         server.start()
+        assert docker_host.running_build(wanted)
         async with server.client() as client:
-            last_id = before[-1].id
-            after = await hear(client, spec, build_only=True, last_id=last_id, within=120)
-            expect_whole(before + after)
-            assert await ask_again(client, spec, after[-1].id) == 204
-        runs = docker_engine.docker("ps", "-aq", "--filter", "label=io.binderkit.build").split()
-        assert len(runs) == 1
+            later = await hear_bytes(client, wanted, last_id=before[-1].id)
+            registry.wire.delay = 0.0
+            rest = await hear(client, wanted.spec, last_id=later[-1].id)
+            heard = before + later + rest
+            await expect_the_end(docker_host, server, wanted, [heard])
+        expect_growth(heard, at_least=4 * 2**20)
+        assert in_registry(registry, image_of(heard))
+    assert len(docker_host.builds(wanted)) == 1
 
 
-async def test_two_servers_and_a_hundred_clients(
-    docker_engine: DockerEngine,
-    make_registry: Callable[..., Registry],
-    git: GitServer,
-    start: Callable[[Registry], RealServer],
-    tmp_path: Path,
+@pytest.mark.parametrize("launcher", ["docker", "jupyterhub"])
+async def test_killed_while_launching(
+    docker_host: DockerHost,
+    image_registry: Registry,
+    launcher: str,
+    request: pytest.FixtureRequest,
 ) -> None:
-    with make_registry() as registry:
-        servers = [start(registry), start(registry)]
-        spec = spec_of(git, registry, waits=True)
+    hub = request.getfixturevalue("docker_hub") if launcher == "jupyterhub" else None
+    wanted = repo("launching")
+    server = docker_host.server(docker_host.settings(image_registry, hub))
+    async with server.client() as client:
+        before = await hear(client, wanted.spec, until="launching")
+        image = image_of(before)
+        # Its server was started, and does not answer yet.
+        await until(lambda: len(docker_host.running(image)) == 1, within=30)
+    server.kill()
+    (container,) = docker_host.running(image)
+    server.start()
+    async with server.client() as client:
         stories: list[list[Heard]] = []
 
-        async def listen(server: RealServer) -> None:
-            async with server.client() as client:
-                stories.append(await hear(client, spec, build_only=True, within=180))
+        async def come_back() -> None:
+            stories.append(before + await hear(client, wanted.spec, last_id=before[-1].id))
 
         async with anyio.create_task_group() as tasks:
-            for server in servers:
-                for _ in range(CLIENTS):
-                    tasks.start_soon(listen, server)
-            async with servers[1].client() as client:
-                await hear_words(client, spec, "early 100")
-            go(git, tmp_path)
-        assert len(stories) == 2 * CLIENTS
-        expect_whole(stories[0])
-        assert {tuple(log_lines(heard)) for heard in stories} == {tuple(log_lines(stories[0]))}
-        assert len({tuple(one.id for one in heard if one.id) for heard in stories}) == 1
-        runs = docker_engine.docker("ps", "-aq", "--filter", "label=io.binderkit.build").split()
-        assert len(runs) == 1
-        # Found: the builder is not asked to build.
-        async with servers[0].client() as client:
-            again = await hear(client, spec, build_only=True)
-        assert [one.phase for one in again] == ["built", "ready"]
+            for _ in range(3):
+                tasks.start_soon(come_back)
+            await until(lambda: server.connections() >= 3, within=10)
+            docker_host.let_answer(image)
+        await expect_the_end(docker_host, server, wanted, stories)
+    assert docker_host.running(image) == [container]
+    assert len(docker_host.builds(wanted)) == 1
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+async def test_the_engine_restarts_while_building(
+    docker_host: DockerHost, image_registry: Registry, *, orderly: bool
+) -> None:
+    wanted = repo("building")
+    server = docker_host.server(docker_host.settings(image_registry))
+    async with server.client() as client:
+        stories: list[list[Heard]] = []
+        holding = 0
+
+        async def watch() -> None:
+            nonlocal holding
+            heard = []
+            async with listening(client, wanted.spec, build_only=True) as events:
+                async for one in events:
+                    holding += one.message == f"{HELD}\n"
+                    heard.append(one)
+            stories.append(heard)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(watch)
+            await until(lambda: holding == 3, within=60)
+            await anyio.to_thread.run_sync(lambda: docker_host.engine.restart(orderly=orderly))
+            await until(lambda: len(stories) == 3, within=ANSWER_WITHIN)
+        for heard in stories:
+            assert [one.phase for one in heard if one.phase in {"built", "ready"}] == []
+            assert heard[-1].phase == "failed"
+            assert "restarted" in heard[-1].message
+            assert [one.message for one in heard if one.message.startswith("early ")] == [
+                f"early {n}\n" for n in range(1, LINES + 1)
+            ]
+        assert len({(heard[-1].id, heard[-1].message) for heard in stories}) == 1
+        assert await ask_again(client, wanted.spec, stories[0][-1].id) == 204
+        (build,) = docker_host.builds(wanted)
+        assert not docker_host.running_build(wanted)
+
+        # What it left is no image: who asks now has it built.
+        docker_host.open_gate(wanted)
+        again = await hear(client, wanted.spec, build_only=True)
+    assert again[0].phase == "waiting"
+    assert f"{DONE}\n" in [one.message for one in again]
+    assert in_registry(image_registry, image_of(again))
+    assert {each["Id"] for each in docker_host.builds(wanted)} > {build["Id"]}
+
+
+async def hear_bytes(client: httpx.AsyncClient, wanted: Repo, *, last_id: str = "") -> list[Heard]:
+    """Return what comes until bytes are pushed."""
+    heard: list[Heard] = []
+    with anyio.fail_after(60):
+        async with listening(client, wanted.spec, last_id=last_id) as events:
+            async for one in events:
+                heard.append(one)
+                states = (one.data.get("progress") or {}).values()
+                if any(isinstance(state, dict) for state in states):
+                    return heard
+    raise AssertionError(f"nothing was pushed: {[one.data for one in heard[-3:]]}")
+
+
+async def expect_the_end(
+    host: DockerHost, server: RealServer, wanted: Repo, stories: list[list[Heard]]
+) -> None:
+    """Fail the test unless all heard the whole, and of one and the same notebook server."""
+    for heard in stories:
+        expect_whole_log(heard)
+        assert phases(heard)[-3:] == ["built", "launching", "ready"], heard[-1].data
+        assert len([one for one in heard if one.phase == "ready"]) == 1
+        ready = heard[-1]
+        async with httpx.AsyncClient(base_url=ready.data["url"], trust_env=False) as client:
+            headers = {"authorization": f"token {ready.data['token']}"}
+            assert (await client.get("api/status")).status_code == 403
+            assert (await client.get("api/status", headers=headers)).json()["started"]
+        async with server.client() as client:
+            assert await ask_again(client, wanted.spec, ready.id) == 204

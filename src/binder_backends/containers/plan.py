@@ -127,7 +127,8 @@ def plan_build(
 def _command(
     settings: BuildSettings, request: BuildRequest, url: str, *, push: bool
 ) -> tuple[str, ...]:
-    labels = {f"{LABEL}.build": request.name, **settings.labels}
+    # Not the label of build containers: what is started from the image inherits its labels.
+    labels = {f"{LABEL}.built-by": request.name, **settings.labels}
     return (
         *settings.repo2docker,
         f"--config={_R2D_CONFIG}",

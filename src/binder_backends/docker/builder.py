@@ -26,7 +26,14 @@ from binder_backends.docker.reading import (
     last_outcome,
     read_log,
 )
-from binder_backends.docker.runs import BUILD_LABEL, Run, is_run_id, listed_run, read_run
+from binder_backends.docker.runs import (
+    BUILD_LABEL,
+    Run,
+    is_listed_run,
+    is_run_id,
+    listed_run,
+    read_run,
+)
 from binder_backends.docker.settings import DockerSettings
 from binder_backends.docker.verdicts import too_long, verdict
 from binder_backends.registry import Registry
@@ -131,7 +138,7 @@ class DockerBuilder(Plugin):
         return [
             listed_run(said)
             for said in await self._engine.containers(BUILD_LABEL)
-            if said["State"] == "running"
+            if said["State"] == "running" and is_listed_run(said)
         ]
 
     async def build(self, request: BuildRequest, report: Report) -> None:
@@ -364,7 +371,7 @@ class DockerBuilder(Plugin):
         keep = self._settings.keep_builds_for
         for listed in await self._engine.containers(BUILD_LABEL):
             old_enough = time.time() - listed["Created"] > keep
-            if listed["State"] == "running" or not old_enough:
+            if listed["State"] == "running" or not old_enough or not is_listed_run(listed):
                 continue
             run = await self._inspect(listed["Id"])
             if run is None:

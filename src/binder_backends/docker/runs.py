@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -63,7 +64,7 @@ class Run:
 def read_run(said: Inspected) -> Run | None:
     """Return the run that an inspected container is, None if it is no build of ours."""
     labels = said["Config"].get("Labels") or {}
-    if BUILD_LABEL not in labels:
+    if not _is_run(said["Name"], labels):
         return None
     state = said["State"]
     over = state["Status"] in ("exited", "dead", "removing")
@@ -78,6 +79,17 @@ def read_run(said: Inspected) -> Run | None:
         began=engine_time(said["Created"]),
         ended=engine_time(state.get("FinishedAt", "")) if over else 0.0,
     )
+
+
+def is_listed_run(said: Inspected) -> bool:
+    """Return whether one of the engine's list of containers is a run of a build."""
+    return any(_is_run(name, said["Labels"]) for name in said["Names"])
+
+
+def _is_run(name: str, labels: Mapping[str, str]) -> bool:
+    # A container has the labels of its image as well, which are whoever's Dockerfile it was.
+    build = labels.get(BUILD_LABEL)
+    return build is not None and name.removeprefix("/").partition(".")[0] == build
 
 
 def listed_run(said: Inspected) -> BuildRun:
