@@ -18,7 +18,7 @@ RELEASE = "docker-builds-release"
 
 SCRIPT = f"""
 for word; do case "$word" in --image-name=*) image=${{word#*=}} ;; esac; url=$word; done
-say() {{ echo "{{\\"message\\": \\"$1\\\\n\\", \\"phase\\": \\"$2\\"}}" >&2; }}
+say() {{ printf '{{"message": "%s\\\\n", "phase": "%s"}}\\n' "$1" "$2" >&2; }}
 say "Cloning $url" fetching
 echo "a warning, no JSON" >&2
 say "Step 1/1" building

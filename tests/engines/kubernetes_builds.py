@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +16,7 @@ import msgspec
 from binder_backends.kubernetes import KubernetesSettings
 from binder_core.plugin import BuildRequest
 from engines.docker import DockerEngine
-from engines.kubernetes import Cluster
+from engines.kubernetes import KubernetesCluster
 from engines.registry import Registry
 
 RELEASE = "/tmp/release"
@@ -22,7 +24,7 @@ RELEASE = "/tmp/release"
 
 SCRIPT = f"""
 for word; do case "$word" in --image-name=*) image=${{word#*=}} ;; esac; url=$word; done
-say() {{ echo "{{\\"message\\": \\"$1\\\\n\\", \\"phase\\": \\"$2\\"}}" >&2; }}
+say() {{ printf '{{"message": "%s\\\\n", "phase": "%s"}}\\n' "$1" "$2" >&2; }}
 say "Cloning $url" fetching
 echo "a warning, no JSON" >&2
 say "Step 1/1" building
@@ -41,7 +43,7 @@ say "Successfully tagged $image" building
 class Place:
     """Where builds of a test run."""
 
-    cluster: Cluster
+    cluster: KubernetesCluster
     engine: DockerEngine
     """The node's."""
     namespace: str
@@ -63,7 +65,7 @@ class Place:
         return msgspec.convert(given, KubernetesSettings)
 
     def request(self, what: str = "builds", *, url: str = "", ref: str = "1" * 40) -> BuildRequest:
-        """Return a request for an image that is not there: ``fails``, ``slow``, ``pours``, or url."""
+        """Return a request for an image that is not there, built from `url` or by `SCRIPT`."""
         token = secrets.token_hex(6)
         image = f"{self.registry.address}/kubernetes-builds/{token}:one"
         return BuildRequest(f"build-{token}", image, url or f"https://example.org/{what}", ref)
@@ -81,9 +83,9 @@ class Place:
 
     def pods(self) -> list[Mapping[str, Any]]:
         """Return all pods."""
-        found: list[Mapping[str, Any]] = json.loads(
-            self.kubectl("get", "pods", "--output=json")
-        )["items"]
+        found: list[Mapping[str, Any]] = json.loads(self.kubectl("get", "pods", "--output=json"))[
+            "items"
+        ]
         return found
 
     def runs(self, name: str) -> int:
@@ -103,3 +105,14 @@ class Place:
     def kubectl(self, *arguments: str, given: object = None) -> str:
         """Run kubectl in the namespace."""
         return self.cluster.kubectl(f"--namespace={self.namespace}", *arguments, given=given)
+
+    def kubeconfig_of(self, account: str, folder: Path) -> str:
+        """Write a kubeconfig for a service account and return its path."""
+        secret = json.loads(self.kubectl("get", "serviceaccount", account, "--output=json"))
+        [named] = secret["secrets"]
+        said = json.loads(self.kubectl("get", "secret", named["name"], "--output=json"))
+        config = json.loads(self.cluster.kubeconfig.read_text())
+        config["users"][0]["user"]["token"] = base64.b64decode(said["data"]["token"]).decode()
+        path = folder / f"kubeconfig-{account}"
+        path.write_text(json.dumps(config))
+        return str(path)

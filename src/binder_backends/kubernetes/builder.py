@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from types import TracebackType
 from typing import ClassVar, Final, Self
@@ -15,7 +15,7 @@ import anyio
 import msgspec
 
 from binder_backends.containers import BuildPlan, plan_build
-from binder_backends.kubernetes.cluster import Cluster, Denied, Exists
+from binder_backends.kubernetes.cluster import Cluster, Denied, Exists, NotThere, NotYet
 from binder_backends.kubernetes.logs import PodLog
 from binder_backends.kubernetes.manifest import (
     IMAGE,
@@ -169,7 +169,13 @@ class KubernetesBuilder(Plugin):
             return
         await self._end(pod, reason)
         with anyio.move_on_after(_STOP_WITHIN):
-            await self._pods.until(pod, lambda pod: pod.still)
+            pod = await self._pods.until(pod, lambda pod: pod.still or pod.over)
+            if not pod.still:
+                # Its node tells late that a container has ended; the log ends with it.
+                with suppress(NotThere, NotYet):
+                    async with self._cluster.log(pod.name, follow=True, tail=1) as read:
+                        while await read():
+                            pass
             return
         raise BackendUnavailable(
             "The build could not be ended: its node does not answer. It will be when it does."

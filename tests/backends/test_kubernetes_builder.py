@@ -1,0 +1,375 @@
+"""The Kubernetes builder where the cluster, or what is asked of it, is not as it should be."""
+
+from __future__ import annotations
+
+import gc
+import time
+import warnings
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+from anyio.abc import TaskGroup
+
+from binder_backends.kubernetes import KubernetesBuilder, KubernetesSettings
+from binder_backends.kubernetes.builder import NEEDED
+from binder_core.plugin import BackendUnavailable, BuildFailed, BuildRequest, BuildRun
+from binder_core.testing import StrictReport
+from engines.kubernetes_builds import Place
+
+pytestmark = [pytest.mark.real, pytest.mark.anyio]
+
+GUARD = 180.0
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"  # kubernetes-asyncio knows no other
+
+
+@pytest.fixture(autouse=True)
+def handshakes() -> Iterator[None]:
+    """Collect here what asyncio leaves of a TLS handshake that was given up: its socket."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+async def eventually(true: Callable[[], Awaitable[Any]]) -> Any:
+    """Return what that returns once it is something."""
+    with anyio.fail_after(GUARD):
+        while not (found := await true()):  # noqa: ASYNC110 - it is elsewhere
+            await anyio.sleep(0.1)
+    return found
+
+
+class Watching:
+    """A call of `build`."""
+
+    def __init__(self, builder: KubernetesBuilder, request: BuildRequest) -> None:
+        self.report = StrictReport()
+        self.failure = ""
+        self._builder = builder
+        self._request = request
+        self._ended = anyio.Event()
+
+    async def run(self) -> None:
+        try:
+            await self._builder.build(self._request, self.report)
+        except BuildFailed as failure:
+            self.failure = failure.message
+        self._ended.set()
+
+    async def until_line(self, number: int = 1) -> None:
+        with anyio.fail_after(GUARD):
+            await self.report.until(lines=number)
+
+    async def until_waiting(self, word: str) -> None:
+        async def told() -> bool:
+            return any(word in wait for wait in self.report.queue)
+
+        await eventually(told)
+
+    async def end(self) -> str:
+        """Return why it failed, empty if there is an image."""
+        with anyio.fail_after(GUARD):
+            await self._ended.wait()
+        assert self.report.faults == []
+        return self.failure
+
+    @property
+    def text(self) -> list[str]:
+        return [line.message for _, line in sorted(self.report.lines.items())]
+
+
+@asynccontextmanager
+async def building(settings: KubernetesSettings) -> AsyncGenerator[Start]:
+    """Open a builder and give what starts builds with it."""
+    async with KubernetesBuilder(settings) as builder, anyio.create_task_group() as tasks:
+        yield Start(builder, tasks)
+        tasks.cancel_scope.cancel()
+
+
+class Start:
+    """Starts builds."""
+
+    def __init__(self, builder: KubernetesBuilder, tasks: TaskGroup) -> None:
+        self.builder = builder
+        self._tasks = tasks
+
+    def __call__(self, request: BuildRequest) -> Watching:
+        watching = Watching(self.builder, request)
+        self._tasks.start_soon(watching.run)
+        return watching
+
+
+async def off(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call something that blocks."""
+    return await anyio.to_thread.run_sync(call, *arguments)
+
+
+async def absent(get: Callable[[], Awaitable[Any]]) -> bool:
+    """Return whether there is nothing to get."""
+    return not await get()
+
+
+# -- The API server is away ----------------------------------------------------------------------
+
+
+async def test_the_api_server_restarts_in_mid_build(kubernetes_builds: Place) -> None:
+    place = kubernetes_builds
+    request = place.request("pours")
+    async with building(place.settings()) as start:
+        watching = start(request)
+        await watching.until_line(50)
+        await off(place.cluster.restart_api_server)
+        assert await watching.end() == ""
+    numbers = [int(line.split()[1]) for line in watching.text if line.startswith("line ")]
+    assert numbers == list(range(1, 2001)), "each line once and in order"
+    assert await off(place.pushed, request.image)
+
+
+async def test_a_server_that_is_cut_off_from_the_cluster_goes_on(
+    kubernetes_builds: Place,
+) -> None:
+    place = kubernetes_builds
+    request = place.request("pours")
+    async with building(place.settings()) as start:
+        watching = start(request)
+        await watching.until_line(50)
+
+        def cut() -> int:
+            with place.cluster.cut():
+                time.sleep(60)  # the length of the outage is what is asked for
+                return len(watching.report.lines)
+
+        assert await off(cut) < 2000, "nothing comes through"
+        assert await watching.end() == ""
+    numbers = [int(line.split()[1]) for line in watching.text if line.startswith("line ")]
+    assert numbers == list(range(1, 2001))
+    assert await off(place.runs, request.name) == 1
+
+
+async def test_a_watch_that_has_expired_is_begun_anew(kubernetes_builds: Place) -> None:
+    place = kubernetes_builds
+    request = place.request("slow")
+    async with building(place.settings()) as start:
+        watching = start(request)
+        await watching.until_line()
+        # Something else happens, so that the version that is watched from is an old one.
+        for number in range(20):
+            await off(place.kubectl, "create", "configmap", f"old-{number}")
+        await off(place.cluster.compact_etcd)
+        await off(place.release, request)
+        assert await watching.end() == ""
+
+
+async def test_an_outage_that_lasts_is_said_and_is_no_failure(kubernetes_builds: Place) -> None:
+    place = kubernetes_builds
+    request = place.request("slow")
+    async with building(place.settings(outage=1.0)) as start:
+        watching = start(request)
+        await watching.until_line()
+        with pytest.raises(BackendUnavailable) as fault:
+            await off(place.cluster.kill, "kube-apiserver")
+            try:
+                with anyio.fail_after(GUARD):
+                    await start.builder.build(request, StrictReport())
+            finally:
+                await off(place.cluster.run, "kube-apiserver")
+    assert "API server" in fault.value.message
+    async with building(place.settings()) as start:
+        again = start(request)
+        await again.until_line()
+        await off(place.release, request)
+        assert await again.end() == ""
+    assert again.report.run_id == watching.report.run_id
+    assert await off(place.runs, request.name) == 1
+
+
+# -- The pod ends otherwise ----------------------------------------------------------------------
+
+
+async def test_a_pod_that_somebody_deletes(kubernetes_builds: Place) -> None:
+    place = kubernetes_builds
+    request = place.request("slow")
+    async with building(place.settings()) as start:
+        watching = start(request)
+        await watching.until_line()
+        await off(place.kubectl, "delete", "pod", request.name)
+        failure = await watching.end()
+        # The runner is asked to end, and says that it was, if there is time.
+        assert "ended from outside" in failure or "deleted" in failure
+        second = start(request)
+        await second.until_line()
+        assert second.report.run_id != watching.report.run_id
+        await off(place.release, request)
+        assert await second.end() == ""
+
+
+async def test_too_much_memory_is_said(kubernetes_builds: Place) -> None:
+    place = kubernetes_builds
+    eats = ["sh", "-c", "exec python3 -c 'x = bytearray(10**9)'", "script"]
+    async with building(place.settings(repo2docker=eats, memory_limit="100M")) as start:
+        assert "memory" in await start(place.request()).end()
+
+
+async def test_a_build_that_takes_too_long_says_so(kubernetes_builds: Place) -> None:
+    place = kubernetes_builds
+    async with building(place.settings(build_timeout=2.0)) as start:
+        assert "longer than the 2 s" in await start(place.request("slow")).end()
+
+
+# -- It cannot begin -----------------------------------------------------------------------------
+
+
+async def test_an_image_that_cannot_be_pulled(kubernetes_builds: Place) -> None:
+    place = kubernetes_builds
+    request = place.request()
+    absent = f"{place.registry.address}/nobody/has-this:1"
+    async with building(place.settings(builder_image=absent, pending_timeout=8.0)) as start:
+        watching = start(request)
+        await watching.until_waiting("cannot be pulled")
+        failure = await watching.end()
+        assert "8 s" in failure
+        assert "cannot be pulled" in failure
+        followed = start(replace(request, follow=watching.report.run_id))
+        assert await followed.end() == failure, "all servers tell the same"
+
+
+async def test_no_node_can_take_it(kubernetes_builds: Place) -> None:
+    place = kubernetes_builds
+    request = place.request()
+    async with building(
+        place.settings(node_selector={"nobody": "has-this"}, pending_timeout=5.0)
+    ) as start:
+        watching = start(request)
+        await watching.until_waiting("No node can take")
+        failure = await watching.end()
+    assert "No node can take the build now" in failure
+    async with building(place.settings()) as start:
+        assert await start(request).end() == "", "the name is free again"
+
+
+async def test_a_quota_of_the_namespace(kubernetes_place: Place) -> None:
+    with kubernetes_place.cluster.namespace() as name:
+        place = replace(kubernetes_place, namespace=name)
+        await off(place.kubectl, "create", "quota", "few", "--hard=pods=1")
+        holder, waits = place.request("slow"), place.request()
+        async with building(place.settings()) as start:
+            first = start(holder)
+            await first.until_line()
+            second = start(waits)
+            await second.until_waiting("quota")
+            await off(place.release, holder)
+            assert await first.end() == ""
+            assert await second.end() == "", "it begins when there is room"
+        third, fourth = place.request("slow"), place.request()
+        async with building(place.settings(pending_timeout=3.0)) as start:
+            running = start(third)
+            await running.until_line()
+            assert "quota" in await start(fourth).end()
+
+
+async def test_builds_at_once_are_counted_from_the_cluster(kubernetes_builds: Place) -> None:
+    place = kubernetes_builds
+    slow, waits = place.request("slow"), place.request()
+    other = place.request(url="https://example.org/another")
+    async with (
+        building(place.settings(max_builds_per_repo=1)) as one,
+        building(place.settings(max_builds_per_repo=1)) as two,
+    ):
+        first = one(slow)
+        await first.until_line()
+        second = two(replace(waits, repo_url=slow.repo_url))
+        await second.until_waiting("builds of this repository are under way")
+        assert await two(other).end() == "", "of another repository"
+        await off(place.release, slow)
+        assert await first.end() == ""
+        await second.until_line()
+        await off(place.release, waits)
+        assert await second.end() == ""
+
+
+# -- Rights, secrets and housekeeping ------------------------------------------------------------
+
+
+async def test_a_server_that_may_not_says_what_is_missing(
+    kubernetes_builds: Place, tmp_path: Path
+) -> None:
+    place = kubernetes_builds
+    await off(place.kubectl, "create", "serviceaccount", "nobody")
+    kubeconfig = await off(place.kubeconfig_of, "nobody", tmp_path)
+    with pytest.raises(BackendUnavailable) as refused:
+        async with KubernetesBuilder(place.settings(kubeconfig=kubeconfig)):
+            pass
+    for verb, resource in NEEDED:
+        assert f"{verb} {resource}" in refused.value.message
+
+
+async def test_no_cluster(kubernetes_builds: Place, tmp_path: Path) -> None:
+    place = kubernetes_builds
+    with pytest.raises(BackendUnavailable, match="kubeconfig"):
+        async with KubernetesBuilder(place.settings(kubeconfig=str(tmp_path / "none"))):
+            pass
+
+
+async def test_the_secret_goes_with_the_pod(kubernetes_builds: Place) -> None:
+    place = kubernetes_builds
+    request = place.request("slow")
+    password = "hunter2-hunter2"
+    credentials = {"git.example.org": {"user": "me", "password": password}}
+    async with building(place.settings(git_credentials=credentials)) as start:
+        watching = start(request)
+        await watching.until_line()
+        told = await off(place.kubectl, "get", "pod", request.name, "--output=json")
+        assert password not in told
+        secret = (await off(place.pod, request.name))["metadata"]["annotations"][
+            "io.binderkit/secret"
+        ]
+        await off(place.release, request)
+        assert await watching.end() == ""
+    assert not any(password in line for line in watching.text)
+    await off(place.kubectl, "delete", "pod", request.name)
+    get = partial(off, place.kubectl, "get", "secret", secret, "--ignore-not-found")
+    await eventually(partial(absent, get))
+
+
+async def test_what_ended_long_ago_is_removed_whoever_started_it(kubernetes_place: Place) -> None:
+    with kubernetes_place.cluster.namespace() as name:
+        place = replace(kubernetes_place, namespace=name)
+        request, running = place.request(), place.request("slow")
+        async with building(place.settings()) as start:
+            assert await start(request).end() == ""
+            await start(running).until_line()
+        assert await off(place.pod, request.name)
+        async with KubernetesBuilder(place.settings(keep_builds_for=0.0)):
+            await eventually(partial(absent, partial(off, place.pod, request.name)))
+            assert await off(place.pod, running.name), "a build under way stays"
+            runs = await off(place.runs, running.name)
+        assert runs == 1
+
+
+async def test_runs_under_way_are_listed_by_any_server(kubernetes_builds: Place) -> None:
+    place = kubernetes_builds
+    request = place.request("slow")
+    async with building(place.settings()) as one, KubernetesBuilder(place.settings()) as two:
+        watching = one(request)
+        await watching.until_line()
+
+        async def listed() -> list[BuildRun]:
+            return [run for run in await two.under_way() if run.name == request.name]
+
+        [run] = await eventually(listed)
+        assert (run.run_id, run.image) == (watching.report.run_id, request.image)
+        assert (run.repo_url, run.ref) == (request.repo_url, request.ref)
+        await two.stop(request, "Enough.")
+        assert await watching.end() == "Enough."
+        assert request.name not in {run.name for run in await two.under_way()}
