@@ -152,7 +152,7 @@ async def gone_once_it_ends(binder: Binder, server: Running, told: Mapping[str, 
         (deployment,) = await store.deployments()
     assert binder.launcher is not None
     await binder.launcher.stop(
-        binder.server(deployment.server, deployment.image, int(deployment.started))
+        binder.steps.server(deployment.server, deployment.image, int(deployment.started))
     )
     path = f"applications/{told['start']['name']}/{deployment.id}"
     async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
