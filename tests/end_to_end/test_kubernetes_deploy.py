@@ -1,0 +1,282 @@
+"""deploy/kubernetes as it is applied: two servers in pods, which share nothing but the cluster."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import anyio
+import anyio.to_thread
+import httpx
+import pytest
+import tomli_w
+import yaml
+from real_server import Heard, listening, until
+
+from binder_backends.kubernetes.builder import NEEDED
+from engines import images
+from engines.docker import DockerEngine
+from engines.kubernetes import KubernetesCluster
+from engines.kubernetes_builds import RELEASE, Place
+from engines.registry import Registry
+
+pytestmark = [pytest.mark.real, pytest.mark.anyio]
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy" / "kubernetes"
+SERVER, TAG = "binderkit-server", "test"
+ASKED_OF_ONESELF = ("create", "selfsubjectaccessreviews")
+"""What the cluster lets anybody do who is known to it."""
+
+# In the place of repo2docker: it does not stop talking before it may.
+SCRIPT = f"""
+for word; do case "$word" in --image-name=*) image=${{word#*=}} ;; esac; done
+say() {{ printf '{{"message": "%s\\\\n", "phase": "building"}}\\n' "$1" >&2; }}
+n=0
+until [ -e {RELEASE} ]; do n=$((n + 1)); say "line $n"; sleep 0.05; done
+docker tag {images.BUSYBOX} "$image"
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """The pod of a server."""
+
+    name: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What was applied."""
+
+    place: Place
+
+    def servers(self) -> list[Server]:
+        """Return those that are ready and stay."""
+        return [
+            Server(pod["metadata"]["name"], f"http://{pod['status']['podIP']}:8585/")
+            for pod in self._pods("server")
+            if "deletionTimestamp" not in pod["metadata"] and _ready(pod)
+        ]
+
+    def builds(self) -> list[Mapping[str, Any]]:
+        """Return the pods of builds."""
+        return self._pods("build")
+
+    def kubectl(self, *arguments: str, given: object = None) -> str:
+        """Run kubectl in the namespace."""
+        return self.place.kubectl(*arguments, given=given)
+
+    def _pods(self, component: str) -> list[Mapping[str, Any]]:
+        labels = f"app.kubernetes.io/component={component}"
+        said = self.place.cluster.get(
+            "pods", f"--namespace={self.place.namespace}", f"--selector={labels}"
+        )
+        found: list[Mapping[str, Any]] = said["items"]
+        return found
+
+
+class Client:
+    """Somebody who wants an image, and asks elsewhere when a server goes."""
+
+    def __init__(self, spec: str) -> None:
+        self._spec = spec
+        self.heard: list[Heard] = []
+        self.listens = False
+
+    async def listen(self, server: Server) -> None:
+        """Hear what comes until the stream ends or breaks."""
+        last_id = next((one.id for one in reversed(self.heard) if one.id), "")
+        self.listens = True
+        try:
+            async with (
+                httpx.AsyncClient(base_url=server.url, timeout=60, trust_env=False) as client,
+                listening(client, self._spec, last_id=last_id, build_only=True) as events,
+            ):
+                async for one in events:
+                    self.heard.append(one)
+        except httpx.TransportError:
+            pass
+        finally:
+            self.listens = False
+
+    @property
+    def lines(self) -> list[tuple[str, str]]:
+        """Return the lines of the build: their ids and what they say."""
+        return [(one.id, one.message) for one in self.heard if one.phase == "building"]
+
+
+@pytest.fixture(scope="module")
+def server_image(
+    builder_base: str,
+    docker_engine: DockerEngine,
+    own_kubernetes_cluster: KubernetesCluster,
+) -> str:
+    """Return the image of servers, made from our Dockerfile: the cluster has it."""
+    image = f"{SERVER}:{TAG}"
+    docker_engine.docker(
+        *("buildx", "build", "--quiet", "--tag", image),
+        *("--build-arg", f"BASE={images.DEBIAN_PYTHON}"),
+        *("--file", str(ROOT / "deploy/server/Dockerfile"), str(ROOT)),
+        timeout=900,
+    )
+    return own_kubernetes_cluster.load(image, docker_engine)
+
+
+@pytest.fixture
+def place(
+    own_kubernetes_cluster: KubernetesCluster,
+    repo2docker_image: str,
+    docker_engine: DockerEngine,
+    make_registry: Callable[..., Registry],
+) -> Iterator[Place]:
+    cluster = own_kubernetes_cluster
+    cluster.load(repo2docker_image, docker_engine)
+    with make_registry(host=cluster.outside) as registry, cluster.namespace() as namespace:
+        yield Place(cluster, cluster.engine, namespace, registry, repo2docker_image)
+
+
+@pytest.fixture
+def deployed(place: Place, server_image: str, tmp_path: Path) -> Deployment:
+    """Do what docs/kubernetes.md says, and return when it runs."""
+    overlay, example = tmp_path / "overlay", DEPLOY / "overlays" / "example"
+    overlay.mkdir()
+    said = yaml.safe_load((example / "kustomization.yaml").read_text())
+    said["namespace"] = place.namespace
+    said["bases"] = [os.path.relpath(each, overlay) for each in bases(place)]
+    said["images"] = [{"name": SERVER, "newName": SERVER, "newTag": TAG}]
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(said))
+    for name in said["resources"]:
+        (overlay / name).write_text((example / name).read_text())
+    settings = tomllib.loads((example / "binder.toml").read_text())
+    del settings["server"]["public_url"]
+    settings["builder"]["image_prefix"] = f"{place.registry.address}/deployed-"
+    settings["builder"]["kubernetes"] |= {
+        "builder_image": place.image,
+        "image_pull_policy": "Never",
+        "docker_socket": str(place.engine.socket),
+        "registry": {"plain_http": [place.registry.address]},
+        "repo2docker": ["sh", "-c", SCRIPT, "script"],
+    }
+    (overlay / "binder.toml").write_text(tomli_w.dumps(settings))
+    keys = (example / "secrets.env.example").read_text()
+    filled = [
+        line + secrets.token_hex(32) if line.endswith("=") else line for line in keys.splitlines()
+    ]
+    (tmp_path / "secrets.env").write_text("\n".join(filled))
+    place.kubectl(
+        *("create", "secret", "generic", "binder-secrets"),
+        f"--from-env-file={tmp_path / 'secrets.env'}",
+    )
+    place.kubectl("apply", "--kustomize", str(overlay))
+    place.kubectl("rollout", "status", "deployment/binder", "--timeout=110s")
+    return Deployment(place)
+
+
+def bases(place: Place) -> list[Path]:
+    version = yaml.safe_load(place.kubectl("version", "--output=yaml"))["serverVersion"]
+    recent = int(version["minor"].rstrip("+")) >= 21
+    return [DEPLOY / "base", DEPLOY / "pod-disruption-budget" / ("v1" if recent else "v1beta1")]
+
+
+async def test_clients_of_a_server_that_goes_resume_on_the_others(deployed: Deployment) -> None:
+    going, staying = deployed.servers()
+    spec = f"git/{quote('https://example.org/steady', safe='')}/{secrets.token_hex(20)}"
+    clients = [Client(spec) for _ in range(5)]
+    *left, late = clients
+    async with anyio.create_task_group() as tasks:
+        for client, server in zip(left, (going, going, staying, staying), strict=True):
+            tasks.start_soon(client.listen, server)
+        await until(lambda: all(len(client.lines) > 20 for client in left), within=120)
+        (build,) = deployed.builds()
+
+        await call(deployed.kubectl, "delete", "pod", going.name, "--wait=false")
+        await until(lambda: not (left[0].listens or left[1].listens), within=60)
+        assert left[2].listens
+        assert left[3].listens
+        cut = len(left[0].lines)
+        while len(servers := await call(deployed.servers)) < 2:  # noqa: ASYNC110 - it tells nobody
+            await anyio.sleep(0.2)
+        (new,) = (server for server in servers if server.name != staying.name)
+        for client, server in ((left[0], staying), (left[1], new), (late, new)):
+            tasks.start_soon(client.listen, server)
+        await until(lambda: all(len(client.lines) > cut + 20 for client in clients), within=120)
+        await call(deployed.kubectl, "exec", build["metadata"]["name"], "--", "touch", RELEASE)
+
+    told = left[2].lines
+    assert [line for _, line in told] == [f"line {n}\n" for n in range(1, len(told) + 1)]
+    assert [client.lines for client in clients] == [told] * len(clients)
+    for client in clients:
+        assert [one.phase for one in client.heard if one.phase in ("built", "failed")] == ["built"]
+    # One pod, which is what all of them heard.
+    (same,) = deployed.builds()
+    assert same["metadata"]["uid"] == build["metadata"]["uid"]
+    assert {event.rpartition(".")[0] for event, _ in told} == {same["metadata"]["uid"]}
+    assert deployed.place.runs(same["metadata"]["name"]) == 1
+    assert deployed.place.pushed(str(left[2].heard[-1].data["imageName"]))
+    check_role(deployed)
+
+
+def check_role(deployed: Deployment) -> None:
+    """Hold what servers did, as the API server has recorded it, against their role."""
+    cluster, namespace = deployed.place.cluster, deployed.place.namespace
+    assert isinstance(cluster, KubernetesCluster)
+    account = f"system:serviceaccount:{namespace}:binder"
+    done = [each for each in cluster.requests("") if each["user"]["username"] == account]
+    assert not [each for each in done if each["responseStatus"]["code"] == 403]
+    used = {_what(each) for each in done if "objectRef" in each}
+    assert ("create", "pods") in used
+    assert used <= {*NEEDED, ASKED_OF_ONESELF}
+    for verb, resource in (
+        ("get", "secrets"),
+        ("list", "secrets"),
+        ("create", "pods/exec"),
+        ("create", "deployments"),
+        ("list", "events"),
+    ):
+        assert not allowed(deployed, account, verb, resource), f"{verb} {resource}"
+    assert not allowed(deployed, account, "create", "pods", namespace="default")
+
+
+def allowed(
+    deployed: Deployment, who: str, verb: str, resource: str, *, namespace: str = ""
+) -> bool:
+    name, _, subresource = resource.partition("/")
+    attributes = {
+        "namespace": namespace or deployed.place.namespace,
+        "verb": verb,
+        "resource": name,
+        "subresource": subresource,
+        "group": "apps" if name == "deployments" else "",
+    }
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {"user": who, "resourceAttributes": attributes},
+    }
+    said = deployed.place.cluster.kubectl("create", "--filename=-", "--output=yaml", given=review)
+    return bool(yaml.safe_load(said)["status"].get("allowed"))
+
+
+def _what(request: Mapping[str, Any]) -> tuple[str, str]:
+    target = request["objectRef"]
+    return request["verb"], "/".join(
+        filter(None, (target["resource"], target.get("subresource", "")))
+    )
+
+
+def _ready(pod: Mapping[str, Any]) -> bool:
+    conditions = pod["status"].get("conditions", [])
+    return any((each["type"], each["status"]) == ("Ready", "True") for each in conditions)
+
+
+async def call(function: Callable[..., Any], *arguments: str) -> Any:
+    return await anyio.to_thread.run_sync(partial(function, *arguments))
