@@ -100,7 +100,7 @@ class DockerHost:
         self._builder_image = builder_image
         self._key = secrets.token_hex(16)
         self._servers: list[RealServer] = []
-        self._make_images()
+        make_servers(engine)
 
     def settings(self, registry: Registry, hub: JupyterHub | None = None) -> dict[str, object]:
         """Return the settings of a server that pushes to `registry`.
@@ -213,18 +213,6 @@ class DockerHost:
         kept = {_SERVER, _SLOW_SERVER}
         return [name for name in listed if PREFIX in name and name not in kept]
 
-    def _make_images(self) -> None:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            for file, text in (("jupyter-server", _JUPYTER), ("answer", _ANSWER)):
-                (folder / file).write_text(text)
-                (folder / file).chmod(0o755)
-            lines = f"FROM {images.BUSYBOX}\nCOPY jupyter-server answer /bin/\n"
-            (folder / "Dockerfile").write_text(lines)
-            images.build(self.engine, _SLOW_SERVER, folder)
-            (folder / "Dockerfile").write_text(f"{lines}RUN touch {_GO}\n")
-            images.build(self.engine, _SERVER, folder)
-
 
 @dataclass(frozen=True, slots=True)
 class Repo:
@@ -244,6 +232,20 @@ class Repo:
     @property
     def spec(self) -> str:
         return f"git/{quote(self.url, safe='')}/{'1' * 40}"
+
+
+def make_servers(engine: DockerEngine) -> str:
+    """Make the images with the notebook server; return the one that answers at once."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file, text in (("jupyter-server", _JUPYTER), ("answer", _ANSWER)):
+            (folder / file).write_text(text)
+            (folder / file).chmod(0o755)
+        lines = f"FROM {images.BUSYBOX}\nCOPY jupyter-server answer /bin/\n"
+        (folder / "Dockerfile").write_text(lines)
+        images.build(engine, _SLOW_SERVER, folder)
+        (folder / "Dockerfile").write_text(f"{lines}RUN touch {_GO}\n")
+        return images.build(engine, _SERVER, folder)
 
 
 def repo(holds: str = "") -> Repo:
