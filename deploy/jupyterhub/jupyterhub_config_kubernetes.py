@@ -36,6 +36,8 @@ c.JupyterHub.spawner_class = BinderSpawner
 c.BinderMixin.binder_image_prefix = os.environ["BINDER_IMAGE_PREFIX"]
 c.KubeSpawner.mem_guarantee = "512M"
 c.KubeSpawner.mem_limit = "2G"
+# What is set aside; without it that would be the limit.
+c.KubeSpawner.cpu_guarantee = 0.1
 c.KubeSpawner.cpu_limit = 2.0
 c.KubeSpawner.storage_pvc_ensure = False
 # Nothing in a repository has a say on the cluster.
