@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from engines.network import Bridge, free_block, remove
+from engines.network import BLOCKS, Bridge, free_block, remove
 from engines.processes import kill, running, until
 
 _PROGRAMS = ("dockerd", "containerd", "containerd-shim-runc-v2", "runc")
@@ -233,7 +233,8 @@ class DockerEngine:
             "bridge": self.bridge.name,
             "iptables": False,
             "default-address-pools": [{"base": str(self.bridge.pool), "size": 24}],
-            "insecure-registries": [str(self.bridge.block)],
+            # Those of all engines here: one may launch what a node of a cluster has built.
+            "insecure-registries": [str(BLOCKS)],
             "shutdown-timeout": 5,
             **self._settings(),
         }

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
-_CANDIDATES = IPv4Network("10.214.0.0/16")
+BLOCKS = IPv4Network("10.214.0.0/16")
+"""Where all networks of the tests are."""
 _PREFIX = 20
 # Where a rule goes: first, so that another engine's policy (DROP) does not come before it.
 _TABLES = (("filter", "FORWARD"), ("nat", "POSTROUTING"))
@@ -89,13 +90,13 @@ def free_block(preferred: int) -> IPv4Network:
         preferred: Which of the candidates is tried first: those who begin at the same moment should
             prefer different ones.
     """
-    blocks = list(_CANDIDATES.subnets(new_prefix=_PREFIX))
+    blocks = list(BLOCKS.subnets(new_prefix=_PREFIX))
     taken = [*_routes(), *(IPv4Network(address) for _, address in _addresses())]
     for number in range(len(blocks)):
         block = blocks[(preferred + number) % len(blocks)]
         if not any(block.overlaps(other) for other in taken):
             return block
-    raise AssertionError(f"no block of {_CANDIDATES} is free: which networks are left from others?")
+    raise AssertionError(f"no block of {BLOCKS} is free: which networks are left from others?")
 
 
 def _rules(comment: str) -> list[tuple[str, str]]:

@@ -8,6 +8,8 @@ from typing import Final
 
 import msgspec
 
+from binder_backends.registry import RegistrySettings
+
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?")
 _POWER: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
@@ -46,6 +48,8 @@ class BuildSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     push: bool = False
     """Whether images are pushed to the registry that their names begin with, and looked for there.
     Without, images stay on the engine that builds them."""
+    registry: RegistrySettings = RegistrySettings()
+    """How the registry is asked that images are pushed to, and who asks; see `push`."""
     labels: dict[str, str] = {}
     """Labels that images get."""
     environment: dict[str, str] = {}

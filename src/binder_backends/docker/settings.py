@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from binder_backends.containers import BuildSettings
-from binder_backends.registry import RegistrySettings
 
 
 class DockerSettings(BuildSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -17,7 +16,5 @@ class DockerSettings(BuildSettings, frozen=True, forbid_unknown_fields=True, kw_
     that of ``host`` where it is a socket, else the usual one."""
     network: str = ""
     """The network of build containers; empty: the engine's default."""
-    registry: RegistrySettings = RegistrySettings()
-    """How the registry is asked that images are pushed to, and who asks; see `push`."""
     pids_limit: int = 4096
     """How many processes a build container may have; 0: no limit."""

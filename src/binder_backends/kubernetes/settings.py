@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from binder_backends.containers import BuildSettings, byte_size
-from binder_backends.registry import RegistrySettings
 
 
 class KubernetesSettings(BuildSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -15,8 +14,6 @@ class KubernetesSettings(BuildSettings, frozen=True, forbid_unknown_fields=True,
     push: bool = True
     """Whether images are pushed to the registry that their names begin with. A cluster has no other
     place where all nodes find them: it must stay true."""
-    registry: RegistrySettings = RegistrySettings()
-    """How registries are asked, and who asks."""
     namespace: str = ""
     """Where build pods live; empty: the namespace of this server's own pod, or that of the
     kubeconfig's context."""
