@@ -202,11 +202,12 @@ class KubernetesBuilder(Plugin):
     async def _find_or_start(self, request: BuildRequest, report: Report) -> Pod | None:
         """Return the pod of the run to report, None if there is nothing to report."""
         deadline = anyio.current_time() + self._settings.pending_timeout
+        told = ""
         while True:
             found = await self._cluster.pod(request.name)
             if found is not None:
                 pod = self._pods.learn(found)
-                if pod.uid == request.follow or not pod.over:
+                if not pod.over or (pod.uid == request.follow and await self._good(pod, request)):
                     await self._give_secret(found, request)
                     return pod
             if request.image_exists:
@@ -220,13 +221,19 @@ class KubernetesBuilder(Plugin):
                 trouble = await self._start(request)
                 if not trouble:
                     continue
-            report.waiting(f"Waiting: {trouble}\n")
+            if trouble != told:
+                told = trouble
+                report.waiting(f"{told}\n")
             if anyio.current_time() > deadline:
                 raise BuildFailed(
                     f"The build could not be started within {self._settings.pending_timeout:g} s."
                     f" {trouble} Ask again later."
                 )
             await self._pods.change(_LOOK)
+
+    async def _good(self, pod: Pod, request: BuildRequest) -> bool:
+        """Return whether what a pod that has ended would tell is still so."""
+        return pod.phase != "Succeeded" or await self.exists(request.image)
 
     async def _start(self, request: BuildRequest) -> str:
         """Create the pod, if nobody else does; return why it cannot be, empty if it could."""
