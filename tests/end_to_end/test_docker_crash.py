@@ -157,6 +157,36 @@ async def test_the_engine_restarts_while_building(
     assert {each["Id"] for each in docker_host.builds(wanted)} > {build["Id"]}
 
 
+async def test_the_engine_is_killed_while_pushing(
+    docker_host: DockerHost, make_registry: Callable[..., Registry]
+) -> None:
+    wanted = repo()
+    with make_registry(delay=0.3) as registry:
+        server = docker_host.server(docker_host.settings(registry))
+        async with server.client() as client:
+            before = await hear_bytes(client, wanted)
+            await anyio.to_thread.run_sync(lambda: docker_host.engine.restart(orderly=False))
+            after = await hear(client, wanted.spec, last_id=before[-1].id, within=ANSWER_WITHIN)
+            assert [one.phase for one in after if one.phase in {"built", "ready"}] == []
+            assert after[-1].phase == "failed"
+            assert await ask_again(client, wanted.spec, after[-1].id) == 204
+
+            # The engine has the image, and the registry a part of it: that is not there yet.
+            (build,) = docker_host.builds(wanted)
+            image = build["Config"]["Labels"]["io.binderkit.image"]
+            assert docker_host.engine.inspect(image) is not None
+            assert not in_registry(registry, image)
+            assert registry.wire is not None
+            registry.wire.delay = 0.0
+            again = await hear(client, wanted.spec)
+        assert again[0].phase == "waiting"
+        assert again[-1].phase == "ready"
+        expect_whole_log(again)
+        assert image_of(again) == image
+        assert in_registry(registry, image)
+    assert len(docker_host.builds(wanted)) == 2
+
+
 async def hear_bytes(client: httpx.AsyncClient, wanted: Repo, *, last_id: str = "") -> list[Heard]:
     """Return what comes until bytes are pushed."""
     heard: list[Heard] = []
