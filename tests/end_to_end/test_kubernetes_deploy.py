@@ -209,6 +209,7 @@ async def test_clients_of_a_server_that_goes_resume_on_the_others(deployed: Depl
         for client, server in ((left[0], staying), (left[1], new), (late, new)):
             tasks.start_soon(client.listen, server)
         await until(lambda: all(len(client.lines) > cut + 20 for client in clients), within=120)
+        await call(check_pods, deployed, staying.name, build["metadata"]["name"])
         await call(deployed.kubectl, "exec", build["metadata"]["name"], "--", "touch", RELEASE)
 
     told = left[2].lines
@@ -223,6 +224,19 @@ async def test_clients_of_a_server_that_goes_resume_on_the_others(deployed: Depl
     assert deployed.place.runs(same["metadata"]["name"]) == 1
     assert deployed.place.pushed(str(left[2].heard[-1].data["imageName"]))
     check_role(deployed)
+
+
+def check_pods(deployed: Deployment, server: str, build: str) -> None:
+    """Look at what pods may do from inside."""
+
+    def said(pod: str, script: str) -> list[str]:
+        return deployed.kubectl("exec", pod, "--", "sh", "-c", script).split()
+
+    assert said(server, "id -u; touch /opt/here 2>/dev/null || echo no") == ["10001", "no"]
+    assert said(server, "touch ~/here /tmp/here && echo yes") == ["yes"]
+    token = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    assert said(server, f"test -e {token} && echo yes") == ["yes"]
+    assert said(build, f"test -e {token} || echo no") == ["no"]
 
 
 def check_role(deployed: Deployment) -> None:
@@ -278,5 +292,5 @@ def _ready(pod: Mapping[str, Any]) -> bool:
     return any((each["type"], each["status"]) == ("Ready", "True") for each in conditions)
 
 
-async def call(function: Callable[..., Any], *arguments: str) -> Any:
+async def call(function: Callable[..., Any], *arguments: object) -> Any:
     return await anyio.to_thread.run_sync(partial(function, *arguments))
