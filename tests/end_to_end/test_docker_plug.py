@@ -14,7 +14,6 @@ from docker_host import (
     HELD_EARLY,
     DockerHost,
     Repo,
-    expect_growth,
     expect_whole_log,
     image_of,
     phases,
@@ -110,4 +109,6 @@ async def test_ten_seconds_without(
         expect_whole_log(each.heard)
         assert len(docker_host.builds(each.repo)) == 1
         assert len(docker_host.running(image_of(each.heard))) == 1
-    expect_growth(pushing.heard, at_least=4 * 2**20)
+    # (Whether bytes only grow is asked elsewhere: a layer that was cut off is sent anew.)
+    states = [one.data["progress"] for one in pushing.heard if one.data.get("progress")]
+    assert set(states[-1].values()) <= {"Pushed", "Layer already exists"}
