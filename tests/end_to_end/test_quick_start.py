@@ -60,7 +60,8 @@ class Terminal:
             log = self.home / f"served-{len(self._served)}.log"
             with log.open("wb") as out:
                 process = subprocess.Popen(
-                    argv,
+                    # Whatever runs the tests in the background may have it ignored.
+                    ["env", "--default-signal=INT", *argv],
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=out,
