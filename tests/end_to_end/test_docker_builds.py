@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import pytest
+from docker_host import in_registry
 
 from binder_backends.docker import DockerBuilder, DockerSettings
 from binder_core.plugin import (
@@ -93,19 +92,6 @@ def phases(report: StrictReport) -> list[Phase]:
 async def until_said(report: StrictReport, words: str) -> None:
     while not any(words in line.message for line in report.lines.values()):
         await report.until(lines=len(report.lines) + 1)
-
-
-def in_registry(registry: Registry, image: str) -> bool:
-    name, _, tag = image.partition("/")[2].rpartition(":")
-    asked = urllib.request.Request(f"{registry.url}/v2/{name}/manifests/{tag}", method="HEAD")
-    asked.add_header("accept", "application/vnd.docker.distribution.manifest.v2+json")
-    try:
-        with urllib.request.urlopen(asked, timeout=10) as reply:
-            return bool(reply.status == 200)
-    except urllib.error.HTTPError as error:
-        if error.code != 404:
-            raise
-        return False
 
 
 def expect_growth(states: list[Progress]) -> None:

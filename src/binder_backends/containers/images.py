@@ -9,10 +9,3 @@ def repository(image: str) -> tuple[str, str]:
     if not colon or "/" in tag:  # the colon of a port
         return image, "latest"
     return name, tag
-
-
-def registry_host(image: str) -> str:
-    """Return the registry that an image's name begins with, empty if it names none."""
-    first, slash, _ = image.partition("/")
-    named = slash and (any(char in first for char in ".:") or first == "localhost")
-    return first if named else ""
