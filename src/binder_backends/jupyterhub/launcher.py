@@ -8,6 +8,7 @@ hub says itself, and a connection that broke in the middle costs nothing but ano
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -34,6 +35,9 @@ _FIRST_DELAY: Final = 0.05
 _LONGEST_DELAY: Final = 2.0
 _STOP_WITHIN: Final = 60.0
 _MOST_TOLD: Final = 1000
+
+_AT_IT: Final = re.compile(r" is (?:pending \w+|already running)$")
+"""The end of the hub's 400 for a server that it starts, stops or, after its own restart, checks."""
 
 _NO_REASON: Final = (
     "The hub gave no reason, as it does when a server takes longer than the start_timeout of its"
@@ -233,6 +237,8 @@ class JupyterHubLauncher(Plugin):
         # is a limit that is used up.
         if reply.status >= 500 or reply.retry_after:
             raise self._hub.unavailable(reply)
+        if reply.status == 400 and _AT_IT.search(reply.message):
+            raise HubUnreachable(f"JupyterHub is busy with the server: {reply.message}.")
         if reply.status in (401, 403, 404):
             # Is it the token? Has somebody removed the user meanwhile?
             await self._hub.check()
