@@ -140,6 +140,7 @@ def test_the_push_comes_after_repo2docker() -> None:
     assert isinstance(push, Step)
     assert "--image=reg.example:5000/a/b:c" in push.argv
     assert f"--config={FOLDER}/config.json" in push.argv
+    assert "--host=unix:///var/run/docker.sock" in push.argv
     with pytest.raises(Exception, match=r"^the registry said no$"):
         flow.send(StepResult(push, 1, ("one line", "the registry said no")))
 
@@ -246,9 +247,10 @@ def test_logins(tmp_path: Path) -> None:
 
 def test_no_engine_to_push_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     socket = str(tmp_path / "no.sock")
-    assert main([f"--socket={socket}", "--image=reg.example/a:b", "--retry-for=0"]) == 1
+    assert main([f"--host=unix://{socket}", "--image=reg.example/a:b", "--retry-for=0"]) == 1
     said = capsys.readouterr().out
-    assert "no connection to the engine" in said
+    assert "The Docker engine has not answered" in said
+    assert "No such file" in said
     assert socket not in said
 
 

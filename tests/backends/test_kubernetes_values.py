@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from binder_backends.containers import plan_build
 from binder_backends.kubernetes import KubernetesSettings
 from binder_backends.kubernetes.affinity import rendezvous
-from binder_backends.kubernetes.manifest import ending, pod_of, repo_hash, secret_of
+from binder_backends.kubernetes.manifest import (
+    ending,
+    engine_of,
+    pod_of,
+    repo_hash,
+    secret_of,
+)
 from binder_backends.kubernetes.pods import read, why_it_ended
 from binder_core.plugin import BuildRequest
 
@@ -29,7 +35,7 @@ LOGIN = b'{"auths": {"registry.example:5000": {"auth": "c2VjcmV0Cg=="}}}'
 
 def made(**settings: Any) -> dict[str, Any]:
     chosen = KubernetesSettings(**settings)
-    plan = plan_build(chosen, REQUEST, push_config=LOGIN)
+    plan = plan_build(chosen, REQUEST, push_config=LOGIN, engine=engine_of(chosen))
     return pod_of(chosen, REQUEST, plan, "the-secret")
 
 
@@ -99,6 +105,46 @@ def test_resources_labels_and_the_node_are_the_operators() -> None:
     assert labels["app.kubernetes.io/managed-by"] == "binderkit", "or our own watch misses it"
 
 
+def test_with_an_engine_elsewhere_a_pod_has_nothing_of_its_node() -> None:
+    pod = made(docker_host="tcp://engine.example:2376", docker_certs_secret="engine-certs")
+    [container] = pod["spec"]["containers"]
+    volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+    assert all(set(volume) == {"name", "secret"} for volume in volumes.values())
+    env = {each["name"]: each["value"] for each in container["env"]}
+    assert env["DOCKER_HOST"] == "tcp://engine.example:2376"
+    assert env["DOCKER_TLS_VERIFY"] == "1"
+    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    assert mounts[env["DOCKER_CERT_PATH"]]["readOnly"]
+    mounted = volumes[mounts[env["DOCKER_CERT_PATH"]]["name"]]["secret"]
+    assert mounted["secretName"] == "engine-certs"
+    assert {mount["name"] for mount in mounts.values()} == set(volumes)
+
+
+def test_without_certificates_it_is_in_the_clear() -> None:
+    pod = made(docker_host="tcp://engine.example:2375")
+    env = {each["name"] for each in pod["spec"]["containers"][0]["env"]}
+    assert not env & {"DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"}
+    assert [volume["name"] for volume in pod["spec"]["volumes"]] == ["binderkit-files"]
+
+
+def test_with_an_engine_elsewhere_a_pod_needs_no_privilege() -> None:
+    pod = made(docker_host="tcp://engine.example:2375", environment={"HOME": "/srv"})
+    [container] = pod["spec"]["containers"]
+    # What Pod Security's "restricted" asks for.
+    may = pod["spec"]["securityContext"]
+    assert may["runAsNonRoot"] is True
+    assert may["runAsUser"] > 0
+    assert may["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {"name": "HOME", "value": "/srv"} in container["env"]
+    for root in (made(docker_host="tcp://engine.example:2375", run_as_user=0), made()):
+        assert "securityContext" not in root["spec"]
+        assert "securityContext" not in root["spec"]["containers"][0]
+
+
 def test_builds_of_one_repository_prefer_one_node() -> None:
     pod = made(placement="repository", nodes=("a", "b", "c"))
     [wish] = pod["spec"]["affinity"]["nodeAffinity"][
@@ -117,6 +163,26 @@ def test_builds_of_one_repository_prefer_one_node() -> None:
         ({"placement": "repository"}, "names of the nodes"),
         ({"max_builds": -1}, "max_builds must not be below 0"),
         ({"memory_request": "much"}, "expected a size such as"),
+        ({"docker_host": "engine.example:2376"}, "must be an address such as tcp://"),
+        ({"docker_host": "https://engine.example:2376"}, "for TLS set docker_certs_secret"),
+        ({"docker_host": "tcp://engine.example"}, "must be an address such as tcp://"),
+        ({"docker_host": "tcp://engine.example:2376/x"}, "must be an address such as tcp://"),
+        ({"docker_host": "tcp://me:word@engine.example:2376"}, "must be an address such as"),
+        ({"docker_host": "tcp://engine.example:99999"}, "must be an address such as tcp://"),
+        ({"docker_host": "unix:///run/docker.sock"}, "docker_socket instead"),
+        ({"docker_host": "ssh://engine.example:22"}, "must be an address such as tcp://"),
+        ({"docker_host": "tcp://127.0.0.1:2375"}, "is each pod itself"),
+        ({"docker_host": "tcp://[::1]:2375"}, "is each pod itself"),
+        ({"docker_host": "tcp://localhost:2375"}, "is each pod itself"),
+        ({"docker_host": "tcp://e:1", "docker_socket": "/run/d.sock"}, "here or there"),
+        ({"docker_host": "tcp://e:1", "docker_certs_secret": "Not A Name"}, "name of a secret"),
+        ({"docker_host": "tcp://e:1", "run_as_user": -1}, "run_as_user must not"),
+        (
+            {"docker_host": "tcp://e:1", "placement": "repository", "nodes": ["a"]},
+            "is for engines of nodes",
+        ),
+        ({"docker_certs_secret": "certs"}, "set both"),
+        ({"environment": {"DOCKER_HOST": "tcp://e:1"}}, "must not hold DOCKER_HOST"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(settings: Mapping[str, Any], words: str) -> None:

@@ -21,11 +21,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from engines.certificates import Authority
 from engines.network import BLOCKS, Bridge, free_block, remove
 from engines.processes import kill, running, until
 
 _PROGRAMS = ("dockerd", "containerd", "containerd-shim-runc-v2", "runc")
 _CAP_SYS_RESOURCE = 24
+_TLS_PORT = 2376
 # Whoever may not lower OOM scores cannot start what asks for it, as each pod of Kubernetes does.
 _CLAMPING_RUNTIME = """\
 #!/bin/sh
@@ -51,10 +53,16 @@ class DockerEngine:
         number: Tells engines of one machine apart that are started at the same moment.
         clamp_oom_score: Whether containers that ask for a lower OOM score start without it; by
             default if this process may not lower it.
+        authority: Whom it trusts: it listens on its bridge's address, too, with TLS.
     """
 
     def __init__(
-        self, folder: Path, *, number: int = 0, clamp_oom_score: bool | None = None
+        self,
+        folder: Path,
+        *,
+        number: int = 0,
+        clamp_oom_score: bool | None = None,
+        authority: Authority | None = None,
     ) -> None:
         self.folder = folder
         # Made from the folder's name: so what a killed session left is found.
@@ -67,6 +75,7 @@ class DockerEngine:
         if clamp_oom_score is None:
             clamp_oom_score = not _may_lower_oom_score()
         self._clamp = clamp_oom_score
+        self.authority = authority
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -78,6 +87,12 @@ class DockerEngine:
     def host(self) -> str:
         """Return what ``DOCKER_HOST`` is for its clients."""
         return f"unix://{self.socket}"
+
+    @property
+    def tcp_host(self) -> str:
+        """Return what ``DOCKER_HOST`` is for clients elsewhere that its authority knows."""
+        assert self.authority is not None, "it listens on its socket alone"
+        return f"tcp://{self.address}:{_TLS_PORT}"
 
     @property
     def bridge(self) -> Bridge:
@@ -262,7 +277,16 @@ class DockerEngine:
 
     def _settings(self) -> dict[str, object]:
         """Return more of the engine's configuration."""
-        return {}
+        if self.authority is None:
+            return {}
+        certificates = self.authority.server(self._run / "tls", self.address)
+        return {
+            "hosts": [self.host, self.tcp_host],
+            "tlsverify": True,
+            "tlscacert": str(certificates / "ca.pem"),
+            "tlscert": str(certificates / "cert.pem"),
+            "tlskey": str(certificates / "key.pem"),
+        }
 
     def _within(self) -> list[str]:
         """Return the command that runs another where the engine is to be."""

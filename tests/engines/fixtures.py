@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from engines import builders, images
+from engines.certificates import Authority
 from engines.docker import DockerEngine
 from engines.jupyterhub import HubSoftware, JupyterHub
 from engines.processes import cache_folder, one_of
@@ -25,14 +27,31 @@ _SESSIONS = 8
 @pytest.fixture(scope="session")
 def docker_engine(require: Require) -> Iterator[DockerEngine]:
     """Return a running Docker engine."""
+    with _an_engine(require) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def engine_elsewhere(require: Require) -> Iterator[DockerEngine]:
+    """Return another one, which listens with TLS for those whom its authority vouches for."""
+    require("busybox", "apt-get install busybox-static")
+    with _an_engine(require, Authority()) as engine:
+        images.busybox(engine)
+        yield engine
+
+
+@contextmanager
+def _an_engine(require: Require, authority: Authority | None = None) -> Iterator[DockerEngine]:
     require("dockerd", "apt-get install docker.io")
     require("docker", "apt-get install docker.io")
     require("iptables", "apt-get install iptables")
     require("ip", "apt-get install iproute2")
     require("a Docker engine of its own", "run as root", there=os.geteuid() == 0)
     folders = [cache_folder() / f"docker-{number}" for number in range(_SESSIONS)]
-    with one_of(folders) as folder, DockerEngine(folder, number=folders.index(folder)) as engine:
-        yield engine
+    with one_of(folders) as folder:
+        number = folders.index(folder)
+        with DockerEngine(folder, number=number, authority=authority) as engine:
+            yield engine
 
 
 @pytest.fixture(scope="session")

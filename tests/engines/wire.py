@@ -17,7 +17,7 @@ class Wire:
     """Forwards TCP connections; a context that starts and stops it.
 
     Args:
-        to: Host and port of the server, ``127.0.0.1:5000``.
+        to: Host and port of the server, ``127.0.0.1:5000``, or the path of its socket.
         host: Where it listens itself, on a free port.
         delay: Seconds that each piece of data takes on its way to the server.
     """
@@ -25,7 +25,7 @@ class Wire:
     def __init__(self, to: str, *, host: str = "127.0.0.1", delay: float = 0.0) -> None:
         self.delay = delay
         name, _, port = to.rpartition(":")
-        self._to = (name, int(port))
+        self._to = to if to.startswith("/") else (name, int(port))
         self._listener = socket.create_server((host, 0))
         self._listener.settimeout(0.1)
         self.address = f"{host}:{self._listener.getsockname()[1]}"
@@ -72,7 +72,8 @@ class Wire:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, socket.socket() as server:
+        family = socket.AF_UNIX if isinstance(self._to, str) else socket.AF_INET
+        with client, socket.socket(family) as server:
             with self._lock:
                 if not self._whole:
                     _reset(client)

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 import msgspec
 
 from binder_backends.containers.settings import BuildSettings, GitCredential, byte_size
-from binder_backends.runner import CommandRecipe, PushOptions, RunnerOptions
+from binder_backends.runner import CommandRecipe, EngineOptions, PushOptions, RunnerOptions
 from binder_core.plugin import BackendUnavailable, BuildFailed, BuildRequest
 
 FOLDER: Final = "/etc/binderkit"
@@ -54,7 +54,7 @@ def plan_build(
     request: BuildRequest,
     *,
     push_config: bytes = b"",
-    socket: str = "/var/run/docker.sock",
+    engine: EngineOptions = EngineOptions(),  # noqa: B008 - it never changes
 ) -> BuildPlan:
     """Return what a container runs to build what `request` names.
 
@@ -63,7 +63,7 @@ def plan_build(
         request: What to build.
         push_config: A Docker ``config.json`` with the login of the image's registry; empty: none
             is needed.
-        socket: Where the engine's socket is in the container.
+        engine: The engine that builds, as the container reaches it.
 
     Raises:
         BuildFailed: Nobody can build this.
@@ -85,8 +85,9 @@ def plan_build(
         "PYTHONUNBUFFERED": "1",
         **settings.environment,
     }
-    if socket:
-        env["DOCKER_HOST"] = f"unix://{socket}"
+    env["DOCKER_HOST"] = engine.host
+    if engine.certs:
+        env |= {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": engine.certs}
     push = settings.push
     if push and push_config:
         files[_DOCKER_CONFIG] = push_config
@@ -97,10 +98,9 @@ def plan_build(
         options = RunnerOptions(
             CommandRecipe(
                 command,
+                engine=engine,
                 push=PushOptions(
-                    image=request.image,
-                    socket=socket,
-                    config_file=_DOCKER_CONFIG if push_config else "",
+                    image=request.image, config_file=_DOCKER_CONFIG if push_config else ""
                 )
                 if push
                 else None,

@@ -11,6 +11,7 @@ import msgspec
 from binder_backends.registry import RegistrySettings
 
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?")
+_ENGINE: Final = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_CONTEXT")
 _POWER: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -74,6 +75,11 @@ class BuildSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         byte_size(self.memory_limit)
         if not self.repo2docker or not self.builder_image:
             raise ValueError("builder_image and repo2docker must not be empty")
+        for name in _ENGINE:
+            if name in self.environment:
+                raise ValueError(
+                    f"environment must not hold {name}: other settings say which engine builds"
+                )
         for name in ("cpu_limit", "build_timeout", "silence_timeout", "keep_builds_for"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be below 0")

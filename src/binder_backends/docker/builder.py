@@ -278,7 +278,7 @@ class DockerBuilder(Plugin):
         return container
 
     def _plan(self, request: BuildRequest, login: bytes) -> BuildPlan:
-        return plan_build(self._settings, request, push_config=login, socket=DEFAULT_SOCKET)
+        return plan_build(self._settings, request, push_config=login)
 
     def _socket(self) -> str:
         return self._settings.engine_socket or self._engine.socket or DEFAULT_SOCKET

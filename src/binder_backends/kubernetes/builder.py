@@ -23,6 +23,7 @@ from binder_backends.kubernetes.manifest import (
     REPO,
     Object,
     ending,
+    engine_of,
     pod_of,
     repo_hash,
     secret_of,
@@ -218,9 +219,12 @@ class KubernetesBuilder(Plugin):
             if not trouble:
                 if found is not None:
                     await self._make_way(self._pods.learn(found))
-                trouble = await self._start(request)
-                if not trouble:
+                started = await self._start(request)
+                if isinstance(started, Pod):
+                    return started
+                if not started:
                     continue
+                trouble = started
             if trouble != told:
                 told = trouble
                 report.waiting(f"{told}\n")
@@ -235,8 +239,8 @@ class KubernetesBuilder(Plugin):
         """Return whether what a pod that has ended would tell is still so."""
         return pod.phase != "Succeeded" or await self.exists(request.image)
 
-    async def _start(self, request: BuildRequest) -> str:
-        """Create the pod, if nobody else does; return why it cannot be, empty if it could."""
+    async def _start(self, request: BuildRequest) -> Pod | str:
+        """Create the pod; return why it cannot be, nothing where somebody else was first."""
         plan = await self._plan(request)
         name = f"{request.name[:50].rstrip('-')}-{secrets.token_hex(5)}"
         try:
@@ -247,13 +251,14 @@ class KubernetesBuilder(Plugin):
             if error.quota:
                 return "The cluster's quota for builds is used up."
             raise
-        self._pods.learn(created)
+        pod = self._pods.learn(created)
         await self._cluster.create_secret(secret_of(created, plan))
-        return ""
+        return pod
 
     async def _plan(self, request: BuildRequest) -> BuildPlan:
         login = await self._registry.push_config(request.image)
-        return plan_build(self._settings, request, push_config=login)
+        engine = engine_of(self._settings)
+        return plan_build(self._settings, request, push_config=login, engine=engine)
 
     async def _give_secret(self, found: Object, request: BuildRequest) -> None:
         """See to it that a pod has its secret: its server may have died between the two."""

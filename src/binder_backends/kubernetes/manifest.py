@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from binder_backends.containers import FOLDER, BuildPlan, byte_size
 from binder_backends.kubernetes.affinity import rendezvous
-from binder_backends.kubernetes.settings import KubernetesSettings
+from binder_backends.kubernetes.settings import SOCKET, KubernetesSettings
+from binder_backends.runner import EngineOptions
 from binder_core.plugin import BuildRequest
 
 Object = dict[str, Any]
@@ -43,12 +44,24 @@ _TIME_TO_TELL: Final = 300.0
 """Seconds beyond the runner's own limit after which the cluster ends the pod."""
 _FILES: Final = "binderkit-files"
 _SOCKET: Final = "docker-socket"
+_CERTS: Final = "docker-certs"
+_CERTS_FOLDER: Final = "/etc/binderkit-docker"
+_ENGINE_WITHIN: Final = 60.0
+"""Seconds that an engine elsewhere is waited for."""
 _HOSTNAME: Final = "kubernetes.io/hostname"
 
 
 def repo_hash(repo_url: str) -> str:
     """Return a label's value that stands for a repository: its URL may be no such value."""
     return hashlib.sha256(repo_url.encode()).hexdigest()[:40]
+
+
+def engine_of(settings: KubernetesSettings) -> EngineOptions:
+    """Return the engine that builds, as pods reach it."""
+    if not settings.docker_host:
+        return EngineOptions(f"unix://{SOCKET}")
+    certs = _CERTS_FOLDER if settings.docker_certs_secret else ""
+    return EngineOptions(settings.docker_host, certs, wait=_ENGINE_WITHIN)
 
 
 def pod_of(
@@ -69,11 +82,18 @@ def pod_of(
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": _GRACE,
         "containers": [_container(settings, plan)],
-        "volumes": [
-            {"name": _FILES, "secret": {"secretName": secret, "defaultMode": 0o400}},
-            {"name": _SOCKET, "hostPath": {"path": settings.docker_socket, "type": "Socket"}},
-        ],
+        "volumes": _volumes(settings, secret),
     }
+    if user := _user(settings):
+        # With those of the container this is what Pod Security calls "restricted". The group may
+        # read the files.
+        spec["securityContext"] = {
+            "runAsNonRoot": True,
+            "runAsUser": user,
+            "runAsGroup": user,
+            "fsGroup": user,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
     if settings.build_timeout:
         # The runner ends the build by itself and says why; this is for a runner that hangs.
         spec["activeDeadlineSeconds"] = int(settings.build_timeout + _TIME_TO_TELL)
@@ -136,6 +156,35 @@ def ending(reason: str) -> Object:
     }
 
 
+def _user(settings: KubernetesSettings) -> int:
+    """Return the user that needs no privilege, 0 where it is the image's own."""
+    return settings.run_as_user if settings.docker_host else 0
+
+
+def _volumes(settings: KubernetesSettings, secret: str) -> list[Object]:
+    mode = 0o440 if _user(settings) else 0o400
+    volumes: list[Object] = [
+        {"name": _FILES, "secret": {"secretName": secret, "defaultMode": mode}}
+    ]
+    if not settings.docker_host:
+        path = {"path": settings.docker_socket, "type": "Socket"}
+        volumes.append({"name": _SOCKET, "hostPath": path})
+    elif name := settings.docker_certs_secret:
+        # If it had to be there a pod would wait for it and not say why. So its program says it.
+        certs = {"secretName": name, "defaultMode": mode, "optional": True}
+        volumes.append({"name": _CERTS, "secret": certs})
+    return volumes
+
+
+def _mounts(settings: KubernetesSettings) -> list[Object]:
+    mounts: list[Object] = [{"name": _FILES, "mountPath": FOLDER, "readOnly": True}]
+    if not settings.docker_host:
+        mounts.append({"name": _SOCKET, "mountPath": SOCKET})
+    elif settings.docker_certs_secret:
+        mounts.append({"name": _CERTS, "mountPath": _CERTS_FOLDER, "readOnly": True})
+    return mounts
+
+
 def _container(settings: KubernetesSettings, plan: BuildPlan) -> Object:
     limits: Object = {}
     requests: Object = {}
@@ -147,19 +196,25 @@ def _container(settings: KubernetesSettings, plan: BuildPlan) -> Object:
         requests["memory"] = str(byte_size(settings.memory_request))
     if settings.cpu_request:
         requests["cpu"] = f"{settings.cpu_request:g}"
+    env = dict(plan.env)
+    if _user(settings):
+        # Whom the image does not know has no home: docker would keep its state in the root folder.
+        env = {"HOME": "/tmp", **env}  # noqa: S108 - in a container of our own
     container: Object = {
         "name": CONTAINER,
         "image": settings.builder_image,
         "command": _command(settings, plan),
-        "env": [{"name": name, "value": value} for name, value in plan.env.items()],
+        "env": [{"name": name, "value": value} for name, value in env.items()],
         "resources": {
             key: value for key, value in (("limits", limits), ("requests", requests)) if value
         },
-        "volumeMounts": [
-            {"name": _FILES, "mountPath": FOLDER, "readOnly": True},
-            {"name": _SOCKET, "mountPath": "/var/run/docker.sock"},
-        ],
+        "volumeMounts": _mounts(settings),
     }
+    if _user(settings):
+        container["securityContext"] = {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        }
     if settings.image_pull_policy:
         container["imagePullPolicy"] = settings.image_pull_policy
     return container

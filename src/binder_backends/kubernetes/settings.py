@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from binder_backends.containers import BuildSettings, byte_size
+from binder_core.plugin import is_loopback
+
+SOCKET: Final = "/var/run/docker.sock"
+"""Where nodes usually have the engine's socket, and where build containers have it."""
+
+_NAME: Final = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
 
 
 class KubernetesSettings(BuildSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -22,8 +30,17 @@ class KubernetesSettings(BuildSettings, frozen=True, forbid_unknown_fields=True,
     names, else ``~/.kube/config``."""
     context: str = ""
     """The context of the kubeconfig; empty: its current one."""
-    docker_socket: str = "/var/run/docker.sock"
+    docker_socket: str = SOCKET
     """The path of the Docker engine's socket on the nodes."""
+    docker_host: str = ""
+    """An engine elsewhere, ``tcp://engine.example:2376``: pods have nothing of their node then;
+    empty: each node's own, by `docker_socket`."""
+    docker_certs_secret: str = ""
+    """The name of a secret with ``ca.pem``, ``cert.pem`` and ``key.pem``, as Docker's clients name
+    them: `docker_host` is spoken to with TLS; empty: in the clear."""
+    run_as_user: int = 1000
+    """The user of build pods where the engine is elsewhere, without any privilege; 0: the builder
+    image's own. A node's socket is for root alone."""
     image_pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = ""
     """Of the builder image; empty: the cluster's default."""
     image_pull_secrets: tuple[str, ...] = ()
@@ -78,3 +95,46 @@ class KubernetesSettings(BuildSettings, frozen=True, forbid_unknown_fields=True,
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be below 0")
         byte_size(self.memory_request)
+        self._check_engine()
+
+    def _check_engine(self) -> None:
+        if not self.docker_host:
+            if self.docker_certs_secret:
+                raise ValueError("docker_certs_secret is for the engine of docker_host: set both")
+            return
+        if self.docker_socket != SOCKET:
+            raise ValueError("set docker_socket or docker_host: the engine is here or there")
+        if self.placement == "repository":
+            raise ValueError(
+                'placement = "repository" is for engines of nodes: with docker_host all builds'
+                " share one cache"
+            )
+        if self.run_as_user < 0:
+            raise ValueError("run_as_user must not be below 0")
+        if self.docker_certs_secret and not _NAME.fullmatch(self.docker_certs_secret):
+            raise ValueError(
+                "docker_certs_secret must be the name of a secret, not"
+                f" {self.docker_certs_secret[:100]!r}"
+            )
+        host = _host(self.docker_host)
+        if host is None:
+            raise ValueError(
+                "docker_host must be an address such as tcp://engine.example:2376, not"
+                f" {self.docker_host.rpartition('@')[2][:100]!r}; for TLS set docker_certs_secret as well, for a"
+                " socket of the nodes docker_socket instead"
+            )
+        if is_loopback(f"[{host}]" if ":" in host else host):
+            raise ValueError(
+                f"docker_host must be an address that pods reach: {host} is each pod itself"
+            )
+
+
+def _host(address: str) -> str | None:
+    """Return the host of ``tcp://host:port``, None if it is anything else."""
+    try:
+        parts = urlsplit(address)
+        port = parts.port
+    except ValueError:
+        return None
+    plain = f"tcp://{parts.netloc}" == address and "@" not in parts.netloc
+    return parts.hostname if plain and port else None

@@ -13,9 +13,17 @@ lines come out. `performing` and `processes` run things. It leaves no descendant
 from binder_backends.runner.options import (
     AnyRecipe,
     CommandRecipe,
+    EngineOptions,
     LocalRecipe,
     PushOptions,
     RunnerOptions,
 )
 
-__all__ = ["AnyRecipe", "CommandRecipe", "LocalRecipe", "PushOptions", "RunnerOptions"]
+__all__ = [
+    "AnyRecipe",
+    "CommandRecipe",
+    "EngineOptions",
+    "LocalRecipe",
+    "PushOptions",
+    "RunnerOptions",
+]

@@ -32,22 +32,34 @@ class LocalRecipe(msgspec.Struct, frozen=True, tag="local", forbid_unknown_field
     """Whether a directory of this machine is a repository, and git may fetch from one."""
 
 
+class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the Docker engine is that builds and pushes."""
+
+    host: str = "unix:///var/run/docker.sock"
+    """As ``DOCKER_HOST`` has it: a socket, or ``tcp://engine.example:2376``."""
+    certs: str = ""
+    """A folder as ``DOCKER_CERT_PATH`` names: the engine is spoken to with TLS. Empty: without."""
+    wait: float = 0.0
+    """Seconds for which it is waited for, before anything else, where it does not answer; 0: it is
+    not asked."""
+
+
 class PushOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Push an image, which is on a Docker engine, to its registry."""
+    """Push an image, which is on the engine, to its registry."""
 
     image: str
-    socket: str = "/var/run/docker.sock"
-    """The engine's."""
     config_file: str = ""
     """A Docker ``config.json`` with the registry's login; empty: it asks for none."""
     retry_for: float = 120.0
-    """Seconds for which a registry that does not answer is tried again."""
+    """Seconds for which a registry, or an engine, that does not answer is tried again."""
 
 
 class CommandRecipe(msgspec.Struct, frozen=True, tag="repo2docker", forbid_unknown_fields=True):
     """Run repo2docker, and push what it made."""
 
     argv: tuple[str, ...]
+    engine: EngineOptions = EngineOptions()
+    """Where the command builds: it is told by its environment."""
     push: PushOptions | None = None
     """None: the command does all there is to do."""
     memory_limit: int = 0

@@ -11,16 +11,25 @@ from __future__ import annotations
 
 import argparse
 import base64
-import http.client
 import json
 import re
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPResponse
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import quote
+
+from binder_backends.runner.engine import (
+    EngineAway,
+    EngineRefused,
+    add_arguments,
+    check_answer,
+    connect,
+    faults,
+)
+from binder_backends.runner.telling import tell_line
 
 _API: Final = "v1.41"
 _FIRST_DELAY: Final = 1.0
@@ -46,18 +55,25 @@ class TryAgain(Exception):
     """The registry, or the way to it, is not there for now; says what was answered."""
 
 
+_Attempt: TypeAlias = Callable[[], Iterator[Mapping[str, Any]]]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Push the image that the arguments name; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m binder_backends.runner.pushing")
     parser.add_argument("--image", required=True)
-    parser.add_argument("--socket", required=True, help="the engine's")
+    add_arguments(parser)
     parser.add_argument("--config", default="", help="a Docker config.json with the login")
     parser.add_argument("--retry-for", type=float, default=120.0, metavar="SECONDS")
     given = parser.parse_args(arguments)
     try:
         auth = read_auth(given.config)
-        push_until(given.image, lambda: push(given.image, given.socket, auth), given.retry_for)
-    except PushFailed as failure:
+        push_until(
+            given.image,
+            lambda: push(given.image, auth, host=given.host, certs=given.certs),
+            given.retry_for,
+        )
+    except (PushFailed, EngineRefused) as failure:
         _tell(str(failure))
         return 1
     return 0
@@ -65,13 +81,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def push_until(
     image: str,
-    attempt: Callable[[], Iterator[Mapping[str, Any]]],
+    attempt: _Attempt,
     retry_for: float,
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Push, and again where the registry is away, until it has been so for too long.
+    """Push, and again where the registry or the engine is away, until it was so for too long.
 
     Args:
         image: What is pushed, for messages.
@@ -82,6 +98,7 @@ def push_until(
 
     Raises:
         PushFailed: The image is not in the registry.
+        EngineRefused: The engine cannot be asked.
     """
     host = image.partition("/")[0]
     last, delay = clock(), _FIRST_DELAY
@@ -90,16 +107,15 @@ def push_until(
             for said in attempt():
                 if tell(said):
                     last, delay = clock(), _FIRST_DELAY
-        except TryAgain as away:
+        except (TryAgain, EngineAway) as away:
             left = last + retry_for - clock()
             if left <= 0:
-                raise PushFailed(
-                    f"The registry {host} has not taken the image for {retry_for:g} s: {away}."
-                    " Is it running, and can the engine reach it? Ask again: what was built is"
-                    " kept."
-                ) from away
+                raise _given_up(host, away, retry_for) from away
             pause = min(delay, left)
-            _tell(f"The registry {host} does not take the image ({away}); again in {pause:.0f} s")
+            what = f"The registry {host} does not take the image"
+            if isinstance(away, EngineAway):
+                what = "The Docker engine does not answer"
+            _tell(f"{what} ({away}); again in {pause:.0f} s")
             sleep(pause)
             delay = min(2 * delay, _LAST_DELAY)
         else:
@@ -107,27 +123,52 @@ def push_until(
             return
 
 
-def push(image: str, engine: str, auth: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
+def _given_up(host: str, away: Exception, retry_for: float) -> PushFailed:
+    if isinstance(away, EngineAway):
+        return PushFailed(
+            f"The Docker engine has not answered for {retry_for:g} s while the image was pushed:"
+            f" {away}. Is it running? Ask again: what was built is kept."
+        )
+    return PushFailed(
+        f"The registry {host} has not taken the image for {retry_for:g} s: {away}."
+        " Is it running, and can the engine reach it? Ask again: what was built is kept."
+    )
+
+
+def push(
+    image: str, auth: Mapping[str, str], *, host: str, certs: str = ""
+) -> Iterator[Mapping[str, Any]]:
     """Push once, and give what the engine says.
+
+    Args:
+        image: What is pushed.
+        auth: The registry's login.
+        host: The engine's address; see `connect`.
+        certs: Its certificates.
 
     Raises:
         PushFailed: The registry will never take it.
         TryAgain: It may, later.
+        EngineRefused: The engine cannot be asked.
+        EngineAway: It can, later.
     """
     name, _, tag = image.rpartition(":")
     header = base64.urlsafe_b64encode(json.dumps(auth).encode()).decode()
-    connection = _UnixConnection(engine)
+    connection = connect(host, certs)
     try:
-        connection.request(
-            "POST",
-            f"/{_API}/images/{quote(name, safe='/:')}/push?tag={quote(tag, safe='')}",
-            headers={"x-registry-auth": header},
-        )
-        reply = connection.getresponse()
+        with faults():
+            connection.request(
+                "POST",
+                f"/{_API}/images/{quote(name, safe='/:')}/push?tag={quote(tag, safe='')}",
+                headers={"x-registry-auth": header},
+            )
+            reply = connection.getresponse()
+            refusal = b"" if reply.status == 200 else reply.read()
         if reply.status != 200:
-            _fail(image, _message(reply.read()) or f"the engine answered {reply.status}")
+            check_answer(reply.status, refusal.decode(errors="replace"))
+            _fail(image, _message(refusal) or f"the engine answered {reply.status}")
         ended = False
-        while line := reply.readline():
+        while line := _line(reply):
             said = _object(line)
             if "error" in said or "errorDetail" in said:
                 detail = said.get("errorDetail")
@@ -135,13 +176,16 @@ def push(image: str, engine: str, auth: Mapping[str, str]) -> Iterator[Mapping[s
                 _fail(image, str(text or said.get("error")))
             ended = ended or "aux" in said or "digest: " in str(said.get("status"))
             yield said
-    except (OSError, http.client.HTTPException) as error:
-        raise TryAgain(f"no connection to the engine: {_said(error)}") from error
     finally:
         connection.close()
     if not ended:
         # A connection that broke ends the stream as a push that is complete does.
-        raise TryAgain("the engine stopped telling how the push goes")
+        raise EngineAway("it stopped telling how the push goes")
+
+
+def _line(reply: HTTPResponse) -> bytes:
+    with faults():
+        return reply.readline()
 
 
 def tell(said: Mapping[str, Any]) -> bool:
@@ -184,16 +228,6 @@ def read_auth(config: str) -> dict[str, str]:
     return {"username": user, "password": password, "serveraddress": host}
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("engine")
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.connect(self._path)
-
-
 def _fail(image: str, said: str) -> NoReturn:
     host = image.partition("/")[0]
     said = " ".join(said.split())[:_SHOWN].rstrip(".")
@@ -222,11 +256,7 @@ def _fail(image: str, said: str) -> NoReturn:
 
 
 def _tell(message: str, progress: Mapping[str, Any] | None = None) -> None:
-    line: dict[str, Any] = {"message": message + "\n", "phase": "pushing"}
-    if progress is not None:
-        line["progress"] = progress
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
+    tell_line("pushing", message, progress)
 
 
 def _object(line: bytes) -> Mapping[str, Any]:
@@ -243,10 +273,6 @@ def _message(body: bytes) -> str:
 
 def _megabytes(count: int) -> str:
     return f"{count / 1e6:.1f} MB"
-
-
-def _said(error: Exception) -> str:
-    return getattr(error, "strerror", None) or type(error).__name__
 
 
 if __name__ == "__main__":

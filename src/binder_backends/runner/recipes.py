@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final, Literal, TypeAlias
 
-from binder_backends.runner.options import CommandRecipe, PushOptions
+from binder_backends.runner.options import CommandRecipe, EngineOptions, PushOptions
 from binder_core.plugin import Phase
 
 
@@ -117,6 +117,9 @@ def repo2docker(recipe: CommandRecipe) -> Recipe:
     Args:
         recipe: The whole command, ``--json-logs`` included, and where to push.
     """
+    if recipe.engine.wait:
+        options = (*_where(recipe.engine), f"--retry-for={recipe.engine.wait}")
+        yield from _own("engine", "The way to the Docker engine", Phase.FETCHING, options)
     argv = recipe.argv
     if recipe.memory_limit and _limits_memory():
         end = argv.index("--") if "--" in argv else len(argv)
@@ -126,16 +129,23 @@ def repo2docker(recipe: CommandRecipe) -> Recipe:
     if result.status:
         raise result.failure(_hint(result.tail))
     if recipe.push is not None:
-        yield from _push(recipe.push)
+        yield from _push(recipe.push, recipe.engine)
 
 
-def _push(push: PushOptions) -> Recipe:
-    argv = (
-        *(sys.executable, "-m", "binder_backends.runner.pushing"),
-        *(f"--image={push.image}", f"--socket={push.socket}", f"--config={push.config_file}"),
-        f"--retry-for={push.retry_for}",
-    )
-    result = yield from run_step(Step("The push", argv, Phase.PUSHING, speaks="repo2docker"))
+def _push(push: PushOptions, engine: EngineOptions) -> Recipe:
+    options = (f"--image={push.image}", f"--config={push.config_file}", *_where(engine))
+    options = (*options, f"--retry-for={push.retry_for}")
+    yield from _own("pushing", "The push", Phase.PUSHING, options)
+
+
+def _where(engine: EngineOptions) -> tuple[str, ...]:
+    return f"--host={engine.host}", f"--certs={engine.certs}"
+
+
+def _own(module: str, what: str, phase: Phase, options: tuple[str, ...]) -> Recipe:
+    """Run a program of the runner's own, which has to succeed."""
+    argv = (sys.executable, "-m", f"binder_backends.runner.{module}", *options)
+    result = yield from run_step(Step(what, argv, phase, speaks="repo2docker"))
     if result.status:
         # Its last line is meant for the person who waits.
         if result.status == 1 and result.tail:
@@ -164,7 +174,8 @@ _HINTS: Final = (
         r"commandline client must be installed",
         (
             "Either the builder image has no docker command (use another builder_image), or the"
-            " engine cannot be reached from the build container (is engine_socket right?)."
+            " engine cannot be reached from the build container (is engine_socket, or docker_host,"
+            " right?)."
         ),
     ),
     (
@@ -172,7 +183,10 @@ _HINTS: Final = (
             r"Cannot connect to the Docker daemon|Error while fetching server API version|"
             r"Check if docker is running"
         ),
-        "The build container cannot reach the Docker engine: is engine_socket right?",
+        (
+            "The build container cannot reach the Docker engine: is engine_socket, or docker_host,"
+            " right?"
+        ),
     ),
     (
         r"no space left on device|ENOSPC",
