@@ -76,6 +76,15 @@ def log_id(run_id: str, n: int, *, last: bool = False) -> str:
     return f"{run_id}.{n}.end" if last else f"{run_id}.{n}"
 
 
+def read_log_id(text: str) -> LogCursor | None:
+    """Return what the id of an event of a build says; None if it is none."""
+    if text == END:
+        return LogCursor("", 0, last=True)
+    if match := _LOG_ID.fullmatch(text):
+        return LogCursor(match[1], int(match[2]), last=match[3] is not None)
+    return None
+
+
 class Signer:
     """Signs handles and derives tokens.
 
@@ -113,10 +122,8 @@ class Signer:
         """
         if len(text) > _MAX_ID:
             return None
-        if text == END:
-            return LogCursor("", 0, last=True)
-        if match := _LOG_ID.fullmatch(text):
-            return LogCursor(match[1], int(match[2]), last=match[3] is not None)
+        if (cursor := read_log_id(text)) is not None:
+            return cursor
         if not text.startswith("~") or not text.isascii():
             return None
         return self._read_handle(text, request, now=now, max_age=max_age)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Final
@@ -13,10 +14,13 @@ from quart import Response, request
 from binder_backends.runner.text import strip_userinfo
 from binder_core.engine import Batch, Binder, BuildInfo
 from binder_core.errors import BinderError, NoSuchBuild, Refused
+from binder_core.registry import parse_image
+from binder_core.resume import read_log_id
 from binder_http import sse, stream
 from binder_http.security import Guard
 
 _MOST_REASON: Final = 300
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 class BuildsApi:
@@ -70,7 +74,12 @@ class BuildsApi:
     async def _log(self, name: str) -> Response:
         """Answer ``GET /api/builds/<name>/log``: events for who asks for them, else plain text."""
         follow = _flag("follow")
-        batches = self._binder.operator.log(name, follow=follow)
+        after = read_log_id(request.headers.get("last-event-id", ""))
+        if after is not None and after.last:
+            return Response("", status=204)
+        batches = self._binder.operator.log(
+            _build(name), follow=follow, after=after, image=_image(request.args.get("image", ""))
+        )
         try:
             # Whether there is such a build shows with its first word.
             first = await anext(batches, ())
@@ -101,8 +110,7 @@ class BuildsApi:
 
 async def _chained(first: Batch, batches: AsyncGenerator[Batch]) -> AsyncGenerator[Batch]:
     async with aclosing(batches):
-        if first:
-            yield first
+        yield first
         async for batch in batches:
             yield batch
 
@@ -129,6 +137,23 @@ def _shown(build: BuildInfo) -> dict[str, Any]:
         "run_id": build.run_id,
         "elsewhere": build.elsewhere,
     }
+
+
+def _build(name: str) -> str:
+    """Return the name of a build, if it can be one: backends name folders and containers so."""
+    if not _NAME.fullmatch(name):
+        raise NoSuchBuild(f"There is no build {name[:80]!r} under way; see: binder builds")
+    return name
+
+
+def _image(name: str) -> str:
+    """Return the name of an image, if it is one."""
+    try:
+        if name:
+            parse_image(name)
+    except ValueError as error:
+        raise BinderError(str(error)[:200], status=400) from error
+    return name
 
 
 def _flag(name: str) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -15,8 +15,9 @@ from httpx_sse import EventSource
 
 from binder_core import events
 from binder_core.errors import BinderError
-from binder_core.events import Built, Event, Failed
+from binder_core.events import Event, Failed
 from binder_http.cli_text import clean, lines, short_time
+from binder_http.client import BlockingClient
 from binder_http.remote import Remote
 
 _TIMEOUT: Final = httpx.Timeout(20.0, read=75.0)
@@ -34,7 +35,8 @@ def list_builds(server: str, token: str | None, *, as_json: bool) -> int:
     Raises:
         BinderError: The server is not there, or does not let us.
     """
-    with _asked("GET", server, token, "api/builds") as answer:
+    remote = Remote(server, token)
+    with _asked("GET", remote, remote.url("api/builds")) as answer:
         found = json.loads(answer.read())
     if as_json:
         click.echo(json.dumps(found))
@@ -55,24 +57,19 @@ def show_log(server: str, token: str | None, name: str, *, follow: bool, as_json
     Raises:
         BinderError: As `list_builds`, or there is no such build, or the connection broke.
     """
-    path = f"api/builds/{quote(name, safe='')}/log?follow={'true' if follow else 'false'}"
     last: Event | None = None
     overwritten = ""
-    with _asked("GET", server, token, path, accept="text/event-stream") as answer:
-        for sse in EventSource(answer).iter_sse():
-            if not sse.data:
-                continue
-            last = events.decode(sse.data.encode())
+    reading = _followed if follow else _so_far
+    with closing(reading(server, token, name)) as told:
+        for last in told:
             if as_json:
-                click.echo(sse.data)
+                click.echo(events.encode(last))
                 continue
             done, overwritten = lines(last.message)
             for line in done:
                 click.echo(line)
     if overwritten:
         click.echo(overwritten)
-    if follow and not isinstance(last, Built | Failed):
-        raise BinderError("The log broke off: the server is stopping. Ask again.")
     return 1 if isinstance(last, Failed) else 0
 
 
@@ -83,18 +80,43 @@ def stop_build(server: str, token: str | None, name: str, reason: str, *, as_jso
         BinderError: As `list_builds`, or there is no such build under way.
     """
     path = f"api/builds/{quote(name, safe='')}?reason={quote(reason, safe='')}"
-    with _asked("DELETE", server, token, path, timeout=_STOP_TIMEOUT) as answer:
+    remote = Remote(server, token)
+    with _asked("DELETE", remote, remote.url(path), timeout=_STOP_TIMEOUT) as answer:
         told = json.loads(answer.read())
     click.echo(json.dumps(told) if as_json else f"{clean(told['name'])} has ended.")
     return 0
 
 
+def _so_far(server: str, token: str | None, name: str) -> Generator[Event]:
+    """Yield what there is of a log."""
+    remote = Remote(server, token)
+    url = remote.log_url(name, follow=False)
+    with _asked("GET", remote, url, accept="text/event-stream") as answer:
+        for sse in EventSource(answer).iter_sse():
+            if sse.data:
+                yield events.decode(sse.data.encode())
+
+
+def _followed(server: str, token: str | None, name: str) -> Generator[Event]:
+    """Yield a log to its end, over as many connections as that takes."""
+    remote = Remote(server, token)
+    with _asked("GET", remote, remote.url("api/builds")) as answer:
+        builds = json.loads(answer.read())["builds"]
+    # The newest of that name: the last one.
+    image = next((build["image"] for build in reversed(builds) if build["name"] == name), "")
+
+    def lost(reason: str, delay: float) -> None:
+        click.echo(f"Connection lost ({reason}); next try in {delay:.0f} s.", err=True)
+
+    with BlockingClient(server, token=token, on_trouble=lost) as client:
+        yield from client.build_log(name, image=image)
+
+
 @contextmanager
 def _asked(
     method: str,
-    server: str,
-    token: str | None,
-    path: str,
+    remote: Remote,
+    url: str,
     *,
     accept: str = "application/json",
     timeout: httpx.Timeout = _TIMEOUT,
@@ -104,30 +126,21 @@ def _asked(
     Raises:
         BinderError: There is none; it says why.
     """
-    remote = Remote(server, token)
     headers = {"accept": accept, **remote.headers}
     try:
         with (
             httpx.Client(trust_env=not remote.loopback, timeout=timeout) as client,
-            client.stream(method, remote.url(path), headers=headers) as answer,
+            client.stream(method, url, headers=headers) as answer,
         ):
             if answer.status_code != httpx.codes.OK:
-                raise _refused(remote, answer)
+                body = next(answer.iter_bytes(_BODY_SHOWN), b"")
+                raise BinderError(remote.answer(answer, body), status=answer.status_code)
             answer.encoding = "utf-8"
             yield answer
     except httpx.HTTPError as error:
         raise BinderError(f"{remote.shown}: {remote.no_connection(error)}", status=503) from error
     except (msgspec.MsgspecError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise BinderError(f"{remote.shown}: its answer is none of a Binder of ours") from error
-
-
-def _refused(remote: Remote, answer: httpx.Response) -> BinderError:
-    body = next(answer.iter_bytes(_BODY_SHOWN), b"")
-    try:
-        message = json.loads(body)["message"]
-    except (ValueError, KeyError, TypeError):
-        return BinderError(remote.answer(answer, body), status=answer.status_code)
-    return BinderError(f"{remote.shown}: {clean(str(message))}", status=answer.status_code)
 
 
 def _row(build: Mapping[str, Any]) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ import anyio
 import httpx
 from httpx_sse import EventSource
 
-from binder_core.events import Event, Ready
+from binder_core.events import Built, Event, Ready
 from binder_http.following import (
     Answer,
     Follower,
@@ -83,10 +83,12 @@ class _Base:
         kind = response.headers.get("content-type", "")
         return follower.answered(response.status_code, kind, time.monotonic())
 
-    def _refused(self, response: httpx.Response, body: bytes) -> str:
+    def _refused(self, response: httpx.Response, body: bytes, *, streamed: bool) -> str:
         """Return the reason for another try, where one is worth it."""
         reason = self._remote.answer(response, body)
-        if worth_a_retry(response.status_code):
+        # Where there was a stream, 404 is a proxy whose server is just being started, or a server
+        # that does not know the builds again yet that waited in its queue.
+        if worth_a_retry(response.status_code) or (streamed and response.status_code == 404):
             return f"answered {response.status_code}"
         raise UnexpectedAnswer(reason, status=response.status_code)
 
@@ -165,7 +167,34 @@ class Client(_Base):
             UnexpectedAnswer: The server answered with something else than an event stream.
         """
         url = self._remote.build_url(spec, build_only=build_only)
+        async with aclosing(self._follow(url)) as events:
+            async for event in events:
+                yield event
+
+    async def build_log(self, name: str, *, image: str = "") -> AsyncGenerator[Event, None]:
+        """Yield the log of a build to its end, each line once, whatever happens to the connections.
+
+        The last event is `Built` or `Failed`. The server has to let an operator in.
+
+        Args:
+            name: The build's.
+            image: What it makes: with it the rest of the log is found also if the build ends, and
+                the server is another one, while there is no connection.
+
+        Raises:
+            ServerUnavailable: As `launch`.
+            UnexpectedAnswer: There is no such build, or the server does not let us.
+        """
+        url = self._remote.log_url(name, image=image, follow=True)
+        async with aclosing(self._follow(url)) as events:
+            async for event in events:
+                yield event
+                if isinstance(event, Built):
+                    return
+
+    async def _follow(self, url: str) -> AsyncGenerator[Event, None]:
         follower = self._follower()
+        streamed = False
         while True:
             trouble: str | httpx.HTTPError = _BROKE_OFF
             try:
@@ -174,6 +203,7 @@ class Client(_Base):
                 ) as response:
                     match self._head(follower, response):
                         case Answer.STREAM:
+                            streamed = True
                             async with aclosing(EventSource(response).aiter_sse()) as frames:
                                 async for sse in frames:
                                     for event in follower.heard(sse):
@@ -183,7 +213,8 @@ class Client(_Base):
                         case Answer.END:
                             return
                         case Answer.ERROR:
-                            trouble = self._refused(response, await _beginning(response))
+                            body = await _beginning(response)
+                            trouble = self._refused(response, body, streamed=streamed)
             except httpx.HTTPError as error:
                 trouble = error
             await anyio.sleep(self._again(follower, trouble))
@@ -242,8 +273,20 @@ class BlockingClient(_Base):
 
     def launch(self, spec: str, *, build_only: bool = False) -> Generator[Event, None, None]:
         """Yield the events of a request; see `Client.launch`."""
-        url = self._remote.build_url(spec, build_only=build_only)
+        yield from self._follow(self._remote.build_url(spec, build_only=build_only))
+
+    def build_log(self, name: str, *, image: str = "") -> Generator[Event, None, None]:
+        """Yield the log of a build to its end; see `Client.build_log`."""
+        url = self._remote.log_url(name, image=image, follow=True)
+        with closing(self._follow(url)) as events:
+            for event in events:
+                yield event
+                if isinstance(event, Built):
+                    return
+
+    def _follow(self, url: str) -> Generator[Event, None, None]:
         follower = self._follower()
+        streamed = False
         while True:
             trouble: str | httpx.HTTPError = _BROKE_OFF
             try:
@@ -252,6 +295,7 @@ class BlockingClient(_Base):
                 ) as response:
                     match self._head(follower, response):
                         case Answer.STREAM:
+                            streamed = True
                             for sse in EventSource(response).iter_sse():
                                 yield from follower.heard(sse)
                                 if follower.ended():
@@ -260,7 +304,7 @@ class BlockingClient(_Base):
                             return
                         case Answer.ERROR:
                             body = next(response.iter_bytes(_BODY_SHOWN), b"")
-                            trouble = self._refused(response, body)
+                            trouble = self._refused(response, body, streamed=streamed)
             except httpx.HTTPError as error:
                 trouble = error
             time.sleep(self._again(follower, trouble))

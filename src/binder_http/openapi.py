@@ -82,6 +82,11 @@ _TEXTS: Final = {"type": "object", "additionalProperties": _STRING}
 
 _REFUSED: Final = _answer("The token is missing or wrong.", "application/json", _ref("Error"))
 
+_LAST_EVENT_ID: Final = _parameter(
+    "Last-Event-ID", "header", _STRING, "The id of the last event seen, to go on behind it."
+)
+_SEEN: Final = {"description": "The client has seen the last event: there is nothing to say."}
+
 _BUILD: Final = {
     "summary": "Build and launch",
     "description": _STREAM,
@@ -100,14 +105,12 @@ _BUILD: Final = {
             "Build, but launch nothing; where the server allows it.",
         ),
         _parameter("build_token", "query", _STRING, "A proof that a launch page issued."),
-        _parameter(
-            "Last-Event-ID", "header", _STRING, "The id of the last event seen, to go on behind it."
-        ),
+        _LAST_EVENT_ID,
     ],
     "responses": {
         # OpenAPI 3.1 has no word for the items of a stream; each is an Event.
         "200": _answer("The events.", sse.CONTENT_TYPE, _ref("Event")),
-        "204": {"description": "The client has seen the last event: there is nothing to say."},
+        "204": _SEEN,
     },
 }
 
@@ -239,6 +242,14 @@ _BUILD_LOG: Final = {
     "parameters": [
         _NAME,
         _parameter("follow", "query", _BOOLEAN, "Go on until the build ends."),
+        _parameter(
+            "image",
+            "query",
+            _STRING,
+            "What the build makes. With it the run of `Last-Event-ID` is found though it has ended "
+            "and another server followed it.",
+        ),
+        _LAST_EVENT_ID,
     ],
     "responses": {
         "200": {
@@ -248,6 +259,7 @@ _BUILD_LOG: Final = {
                 sse.CONTENT_TYPE: {"schema": _ref("Event")},
             },
         },
+        "204": _SEEN,
         **_refusals(_404=_NO_BUILD),
     },
 }

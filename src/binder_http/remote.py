@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit, urlunsplit
 
 import httpx
+import msgspec
 
 from binder_core.errors import BinderError, BuildFailed, ConfigError, LaunchFailed
 from binder_core.events import Built, Event, Failed, Ready
@@ -76,6 +77,11 @@ class Remote:
                         for part in path.split("/"))  # fmt: skip
         return f"{self._base}/build/{path}" + ("?build_only=true" if build_only else "")
 
+    def log_url(self, name: str, *, image: str = "", follow: bool) -> str:
+        """Return the URL of the log of a build; `image` is what it makes, where that is known."""
+        query = {"follow": "true" if follow else "false"} | ({"image": image} if image else {})
+        return self.url(f"api/builds/{quote(name, safe='')}/log?{urlencode(query)}")
+
     def no_connection(self, error: httpx.HTTPError) -> str:
         """Return what went wrong with a connection, in words."""
         match error:
@@ -94,6 +100,8 @@ class Remote:
     def answer(self, response: httpx.Response, body: bytes) -> str:
         """Return what an answer that is no event stream says, and what to try."""
         status = response.status_code
+        if message := _message(body):
+            return self._hide(f"{self.shown}: {message}")
         if response.headers.get("content-type", "").startswith("text/html"):
             what = "an HTML page"
         else:
@@ -154,6 +162,15 @@ class Outcome:
         if self._ready is not None:
             return self._ready
         raise self._error or BinderError("The server says that this request has ended before.")
+
+
+def _message(body: bytes) -> str:
+    """Return what a server of ours says that it refuses with; empty where it is none of ours."""
+    try:
+        message = msgspec.json.decode(body)["message"]
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return ""
+    return message if isinstance(message, str) else ""
 
 
 def _words(text: str) -> str:

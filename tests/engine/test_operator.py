@@ -12,6 +12,7 @@ from binder_core.engine import Binder, Limits
 from binder_core.errors import NoSuchBuild
 from binder_core.events import Building, Built, Failed
 from binder_core.plugin import BuildRun
+from binder_core.resume import LogCursor
 
 pytestmark = pytest.mark.anyio
 
@@ -116,6 +117,36 @@ async def test_a_log_is_followed_to_the_end(elsewhere: bool, fails: str) -> None
         assert not fails or last.message == "no luck\n"
         assert world.engine.runs_started.total() == 1
         assert one.builds[0].watchers == 0
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_another_server_goes_on_with_a_log(ended: bool) -> None:  # noqa: FBT001
+    async with anyio.create_task_group() as tasks:
+        world = World(tasks, builder=BuilderSettings(lines=10, ends=ended))
+        async with world.binder() as dead:
+            client = world.watch(dead, build_only=True)
+            await world.engine.until(lambda: world.engine.told.get("run-1", 0) >= 10)
+            name, image = dead.builds[0].name, dead.builds[0].image
+            if ended:
+                await client.done.wait()
+        async with world.binder() as binder:
+            behind = LogCursor("run-1", 7)
+            stream = binder.operator.log(name, follow=ended, after=behind, image=image)
+            told = [told async for batch in stream for told in batch]
+            expected = [f"run-1.{n}" for n in range(8, 12 if ended else 11)]
+            assert [one.id for one in told] == expected
+            assert not ended or isinstance(told[-1].event, Built)
+            # Nobody knows that run: nothing is made up of it, and none is started.
+            stream = binder.operator.log("build-x", follow=True, after=behind, image="i")
+            (last,) = [told.event async for batch in stream for told in batch]
+            assert isinstance(last, Failed)
+            assert "nobody knows how" in last.message
+            if ended:
+                with pytest.raises(NoSuchBuild):
+                    await anext(binder.operator.log(name, follow=True, after=behind))
+            assert world.engine.runs_started.total() == 1
+        async with world.binder() as last_one:
+            await last_one.operator.stop(name, "Enough.")
 
 
 async def test_a_log_that_is_not_followed_ends_with_what_there_is() -> None:

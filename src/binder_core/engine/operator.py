@@ -59,13 +59,18 @@ class Operator:
         ]
         return Overview([*here, *elsewhere], complete=True)
 
-    async def log(self, name: str, *, follow: bool) -> AsyncGenerator[Batch]:
-        """Yield the events of a build from its first line.
+    async def log(
+        self, name: str, *, follow: bool, after: LogCursor | None = None, image: str = ""
+    ) -> AsyncGenerator[Batch]:
+        """Yield the events of a build.
 
         Args:
             name: The build's.
             follow: Go on until it ends, with heartbeats (empty); else end with what there is now.
                 Of a run that another server started that is what comes without a pause.
+            after: Whence to go on, as long as that run is known; None: from its first line.
+            image: What the build makes. With it the run of `after` is found though it has ended,
+                and another server followed it.
 
         Raises:
             NoSuchBuild: There is none.
@@ -73,9 +78,15 @@ class Operator:
         """
         build = self._latest(name)
         if build is not None and (job := self._jobs.job(build.id)) is not None:
-            reading = self._read(job.reader(None), follow=follow)
+            reading = self._read(job.reader(after), follow=follow)
         else:
-            reading = self._read_run(await self._run(name), follow=follow)
+            if after is not None and image:
+                run = BuildRun(name, after.run_id, image)
+            else:
+                run = await self._run(name)
+            reading = self._read_run(run, after, follow=follow)
+        if after is not None:
+            yield ()  # found: who comes back hears that now, not with the next line
         async with aclosing(reading) as batches:
             async for batch in batches:
                 yield batch
@@ -137,10 +148,13 @@ class Operator:
                 if waiting.cancelled_caught:
                     return
 
-    async def _read_run(self, run: BuildRun, *, follow: bool) -> AsyncGenerator[Batch]:
+    async def _read_run(
+        self, run: BuildRun, after: LogCursor | None, *, follow: bool
+    ) -> AsyncGenerator[Batch]:
         """Yield what a run says that nobody here follows."""
+        same = after is not None and after.run_id == run.run_id
         with self._jobs.read_apart(_request(run)) as job:
-            source = job.reader(LogCursor(run.run_id, 0))
+            source = job.reader(after if same else LogCursor(run.run_id, 0))
             async with aclosing(self._read(source, follow=follow, patience=_QUIET)) as batches:
                 async for batch in batches:
                     yield batch
