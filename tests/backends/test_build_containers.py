@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,20 @@ def test_a_stock_image_pushes_itself() -> None:
     assert "--push" in plan.argv
     assert plan.env["DOCKER_CONFIG"] == FOLDER
     assert "--push" not in command(planned(config=b"{}", push=True))
+
+
+@pytest.mark.parametrize(("push", "runner"), [(True, False), (False, False), (True, True)])
+def test_buildx_loads_or_pushes_and_never_both(*, push: bool, runner: bool) -> None:
+    class Config:
+        Repo2Docker, DockerEngine = Namespace(), Namespace()
+
+    code = planned(push=push, runner=runner).files[f"{FOLDER}/repo2docker_config.py"].decode()
+    code = code.replace("from repo2docker", "#")
+    engine = type("DockerEngine", (), {"extra_buildx_build_args": None})
+    known = {"c": Config, "contentproviders": Namespace(Git=1), "DockerEngine": engine}
+    exec(code, known)
+    loads = vars(Config.DockerEngine).get("extra_buildx_build_args") == ["--load"]
+    assert loads is not (push and not runner)
 
 
 def test_sizes() -> None:

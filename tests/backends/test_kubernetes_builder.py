@@ -5,27 +5,22 @@ from __future__ import annotations
 import gc
 import time
 import warnings
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import anyio
-import anyio.to_thread
 import pytest
-from anyio.abc import TaskGroup
+from watched_builds import GUARD, absent, building, eventually, off
 
-from binder_backends.kubernetes import KubernetesBuilder, KubernetesSettings
+from binder_backends.kubernetes import KubernetesBuilder
 from binder_backends.kubernetes.builder import NEEDED
-from binder_core.plugin import BackendUnavailable, BuildFailed, BuildRequest, BuildRun
+from binder_core.plugin import BackendUnavailable, BuildRun
 from binder_core.testing import StrictReport
 from engines.kubernetes_builds import Place
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
-
-GUARD = 180.0
 
 
 @pytest.fixture(scope="module")
@@ -40,84 +35,6 @@ def handshakes() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
-
-
-async def eventually(true: Callable[[], Awaitable[Any]]) -> Any:
-    """Return what that returns once it is something."""
-    with anyio.fail_after(GUARD):
-        while not (found := await true()):  # noqa: ASYNC110 - it is elsewhere
-            await anyio.sleep(0.1)
-    return found
-
-
-class Watching:
-    """A call of `build`."""
-
-    def __init__(self, builder: KubernetesBuilder, request: BuildRequest) -> None:
-        self.report = StrictReport()
-        self.failure = ""
-        self._builder = builder
-        self._request = request
-        self._ended = anyio.Event()
-
-    async def run(self) -> None:
-        try:
-            await self._builder.build(self._request, self.report)
-        except BuildFailed as failure:
-            self.failure = failure.message
-        self._ended.set()
-
-    async def until_line(self, number: int = 1) -> None:
-        with anyio.fail_after(GUARD):
-            await self.report.until(lines=number)
-
-    async def until_waiting(self, word: str) -> None:
-        async def told() -> bool:
-            return any(word in wait for wait in self.report.queue)
-
-        await eventually(told)
-
-    async def end(self) -> str:
-        """Return why it failed, empty if there is an image."""
-        with anyio.fail_after(GUARD):
-            await self._ended.wait()
-        assert self.report.faults == []
-        return self.failure
-
-    @property
-    def text(self) -> list[str]:
-        return [line.message for _, line in sorted(self.report.lines.items())]
-
-
-@asynccontextmanager
-async def building(settings: KubernetesSettings) -> AsyncGenerator[Start]:
-    """Open a builder and give what starts builds with it."""
-    async with KubernetesBuilder(settings) as builder, anyio.create_task_group() as tasks:
-        yield Start(builder, tasks)
-        tasks.cancel_scope.cancel()
-
-
-class Start:
-    """Starts builds."""
-
-    def __init__(self, builder: KubernetesBuilder, tasks: TaskGroup) -> None:
-        self.builder = builder
-        self._tasks = tasks
-
-    def __call__(self, request: BuildRequest) -> Watching:
-        watching = Watching(self.builder, request)
-        self._tasks.start_soon(watching.run)
-        return watching
-
-
-async def off(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Call something that blocks."""
-    return await anyio.to_thread.run_sync(call, *arguments)
-
-
-async def absent(get: Callable[[], Awaitable[Any]]) -> bool:
-    """Return whether there is nothing to get."""
-    return not await get()
 
 
 # -- The API server is away ----------------------------------------------------------------------

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import anyio.to_thread
 import pytest
+from watched_builds import secret_of_certificates
 
-from binder_backends.kubernetes import KubernetesBuilder
+from binder_backends.kubernetes import KubernetesBuilder, KubernetesSettings
+from binder_backends.kubernetes.settings import SOCKET
 from binder_core.plugin import Builder, BuildRequest
 from binder_core.testing import BuilderSuite
+from engines.docker import DockerEngine
 from engines.kubernetes_builds import Place
 
 
@@ -27,7 +32,10 @@ class TestKubernetesBuilder(BuilderSuite):
         self.slow: list[BuildRequest] = []
 
     def make_builder(self) -> Builder:
-        return KubernetesBuilder(self.place.settings(runner=self.runner))
+        return KubernetesBuilder(self.settings())
+
+    def settings(self) -> KubernetesSettings:
+        return self.place.settings(runner=self.runner)
 
     def request_that_builds(self) -> BuildRequest:
         return self.place.request()
@@ -48,3 +56,21 @@ class TestKubernetesBuilder(BuilderSuite):
 
     async def runs_started(self, name: str) -> int:
         return await anyio.to_thread.run_sync(self.place.runs, name)
+
+
+class TestKubernetesBuilderWithAnEngineElsewhere(TestKubernetesBuilder):
+    @pytest.fixture(autouse=True)
+    def where_it_is(
+        self, kubernetes_builds: Place, engine_elsewhere: DockerEngine, tmp_path: Path
+    ) -> None:
+        assert engine_elsewhere.authority is not None
+        folder = engine_elsewhere.authority.client(tmp_path / "client")
+        self.certificates = secret_of_certificates(kubernetes_builds, folder)
+        self.engine = engine_elsewhere
+
+    def settings(self) -> KubernetesSettings:
+        return self.place.settings(
+            docker_host=self.engine.tcp_host,
+            docker_socket=SOCKET,
+            docker_certs_secret=self.certificates,
+        )

@@ -74,8 +74,10 @@ def plan_build(
         # Behind "--" or "=" it would be no option either; git has other ways to take it for one.
         if not text or text.startswith("-") or _CONTROL.search(text):
             raise BuildFailed(f"The {name} {text[:100]!r} cannot be fetched: it is no {name}.")
+    pushes_itself = settings.push and not settings.runner
     files = {
-        _R2D_CONFIG: _repo2docker_config(request.content_provider),
+        # Where buildx pushes by itself it must not be told to load as well.
+        _R2D_CONFIG: _repo2docker_config(request.content_provider, load=not pushes_itself),
         _GIT_CONFIG: _GIT_CONFIG_TEXT.encode(),
         _GIT_CREDENTIALS: "".join(f"{line}\n" for line in credentials).encode(),
     }
@@ -91,9 +93,9 @@ def plan_build(
     push = settings.push
     if push and push_config:
         files[_DOCKER_CONFIG] = push_config
-    if push and push_config and not settings.runner:
+    if pushes_itself and push_config:
         env["DOCKER_CONFIG"] = FOLDER
-    command = _command(settings, request, url, push=push and not settings.runner)
+    command = _command(settings, request, url, push=pushes_itself)
     if settings.runner:
         options = RunnerOptions(
             CommandRecipe(
@@ -146,7 +148,7 @@ def _command(
     )
 
 
-def _repo2docker_config(content_provider: str) -> bytes:
+def _repo2docker_config(content_provider: str, *, load: bool) -> bytes:
     if not _PROVIDER.fullmatch(content_provider):
         raise BuildFailed(f"There is no content provider {content_provider[:100]!r}.")
     return f"""\
@@ -158,7 +160,7 @@ _provider = getattr(contentproviders, {content_provider!r}, None)
 if _provider is None:
     raise SystemExit("This repo2docker is too old: it cannot fetch from {content_provider}.")
 c.Repo2Docker.content_providers = [_provider]
-if hasattr(DockerEngine, "extra_buildx_build_args"):
+if {load} and hasattr(DockerEngine, "extra_buildx_build_args"):
     # Into the engine, whichever of its builders is the default.
     c.DockerEngine.extra_buildx_build_args = ["--load"]
 """.encode()
