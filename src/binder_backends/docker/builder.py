@@ -16,8 +16,8 @@ from typing import ClassVar, Final, Self
 import anyio
 import msgspec
 
-from binder_backends.containers import FOLDER, STOP_FILE, BuildPlan, plan_build
-from binder_backends.docker.container import container_config, log_bytes
+from binder_backends.containers import STOP_FILE, BuildPlan, plan_build
+from binder_backends.docker.container import HANDED_OVER, container_config, handed_over, log_bytes
 from binder_backends.docker.engine import DEFAULT_SOCKET, Conflict, Engine, NotThere
 from binder_backends.docker.reading import (
     LogFeed,
@@ -267,7 +267,7 @@ class DockerBuilder(Plugin):
         except NotThere as error:
             raise self._no_builder_image() from error
         try:
-            await self._engine.put_files(container, plan.files, folders=[FOLDER])
+            await self._engine.put_files(container, handed_over(plan), folders=[HANDED_OVER])
             await self._engine.start(container)
         except NotThere:
             return None  # somebody removed it: the build was stopped
