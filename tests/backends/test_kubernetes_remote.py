@@ -35,6 +35,7 @@ RUN echo %s && dd if=/dev/urandom of=/big bs=1M count={BIG >> 20} 2>/dev/null
 COPY told.txt /told.txt
 """
 REPO2DOCKER = ("jupyter-repo2docker",)
+LOGIN = {"pusher": "pass-word-of-registry"}
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +73,25 @@ def repository(kubernetes_builds: Place, tmp_path: Path) -> Iterator[tuple[str, 
         yield server.repository("demo", {"Dockerfile": dockerfile, "told.txt": "by it"})
 
 
+@pytest.fixture
+def guarded(kubernetes_builds: Place, make_registry: Callable[..., Registry]) -> Iterator[Place]:
+    """Return the place with a registry that asks who comes."""
+    with make_registry(host=kubernetes_builds.cluster.outside, users=LOGIN) as registry:
+        yield replace(kubernetes_builds, registry=registry)
+
+
 def elsewhere(place: Place, host: str, certificates: str = "", **more: Any) -> KubernetesSettings:
     return place.settings(
         docker_host=host, docker_socket=SOCKET, docker_certs_secret=certificates, **more
     )
+
+
+def with_login(place: Place) -> dict[str, Any]:
+    """Return settings of registries for one that asks who comes."""
+    [(user, password)] = LOGIN.items()
+    address = place.registry.address
+    logins = {address: {"user": user, "password": password}}
+    return {"plain_http": [address], "logins": logins}
 
 
 def expect_growth(watching: Watching) -> None:
@@ -100,22 +116,24 @@ def expect_growth(watching: Watching) -> None:
 
 
 async def test_repo2docker_builds_and_pushes_on_an_engine_elsewhere(
-    kubernetes_builds: Place,
+    guarded: Place,
     engine_elsewhere: DockerEngine,
     certificates: str,
     repository: tuple[str, str],
     tmp_path: Path,
 ) -> None:
-    place, (url, commit) = kubernetes_builds, repository
+    place, (url, commit) = guarded, repository
     request = place.request(url=url, ref=commit)
     settings = elsewhere(
-        place, engine_elsewhere.tcp_host, certificates, repo2docker=list(REPO2DOCKER)
+        *(place, engine_elsewhere.tcp_host, certificates),
+        repo2docker=list(REPO2DOCKER),
+        registry=with_login(place),
     )
     async with building(settings) as start:
         watching = start(request)
         assert await watching.end() == "", watching.text[-5:]
+        assert await start.builder.exists(request.image)
     expect_growth(watching)
-    assert await off(place.pushed, request.image)
     assert await off(engine_elsewhere.inspect, request.image), "it was built there"
     assert await off(place.engine.inspect, request.image) is None, "and not on the node"
     pod = await off(place.pod, request.name)
@@ -123,7 +141,9 @@ async def test_repo2docker_builds_and_pushes_on_an_engine_elsewhere(
     key = (tmp_path / "client" / "key.pem").read_text().splitlines()[1]
     [container] = pod["status"]["containerStatuses"]
     seen = await off(place.engine.docker, "inspect", container["containerID"].rpartition("/")[2])
-    assert key not in json.dumps(pod) + seen + "".join(watching.text)
+    told = json.dumps(pod) + seen + "".join(watching.text)
+    assert key not in told
+    assert LOGIN["pusher"] not in told
     config = json.loads(seen)[0]
     assert config["Config"]["User"].partition(":")[0] == "1000"
     assert not config["HostConfig"]["Privileged"]
@@ -157,22 +177,23 @@ async def test_pods_of_the_images_own_user(
 
 
 async def test_without_the_runner(
-    kubernetes_builds: Place,
+    guarded: Place,
     engine_elsewhere: DockerEngine,
     certificates: str,
     repository: tuple[str, str],
 ) -> None:
-    place, (url, commit) = kubernetes_builds, repository
+    place, (url, commit) = guarded, repository
     request = place.request(url=url, ref=commit)
     settings = elsewhere(
         *(place, engine_elsewhere.tcp_host, certificates),
         repo2docker=list(REPO2DOCKER),
+        registry=with_login(place),
         runner=False,
     )
     async with building(settings) as start:
         watching = start(request)
         assert await watching.end() == "", watching.text[-5:]
-    assert await off(place.pushed, request.image)
+        assert await start.builder.exists(request.image)
 
 
 # -- It is away for a while ----------------------------------------------------------------------

@@ -19,6 +19,7 @@ FOLDER: Final = "/etc/binderkit"
 """Where the files are in the container; nobody else's files are there."""
 STOP_FILE: Final = "/tmp/binderkit-stop"  # noqa: S108 - in a container of our own
 """Where whoever ends the build writes why."""
+_BUILDX_FOLDER: Final = "/tmp/binderkit-buildx"  # noqa: S108 - in a container of our own
 LABEL: Final = "io.binderkit"
 """What our labels begin with."""
 
@@ -94,7 +95,8 @@ def plan_build(
     if push and push_config:
         files[_DOCKER_CONFIG] = push_config
     if pushes_itself and push_config:
-        env["DOCKER_CONFIG"] = FOLDER
+        # The folder may be read-only, and buildx keeps its state below it.
+        env |= {"DOCKER_CONFIG": FOLDER, "BUILDX_CONFIG": _BUILDX_FOLDER}
     command = _command(settings, request, url, push=pushes_itself)
     if settings.runner:
         options = RunnerOptions(
