@@ -47,7 +47,7 @@ def _prepared(form: str, run: str, n: int) -> bytes:
 
 
 def _frame(event: Event, event_id: str) -> bytes:
-    return sse.frame(Told(event, event_id))
+    return sse.frame(Told.of(event, event_id))
 
 
 def _last(form: str, run: str, n: int) -> bytes:

@@ -21,7 +21,7 @@ from binder_core.events import Progress
 from binder_core.ordering import LOG, Phase
 
 
-class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """One line of the log."""
 
     n: int

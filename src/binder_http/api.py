@@ -20,6 +20,7 @@ from binder_core.journal import Told
 from binder_http import sse, stream
 from binder_http.builds_api import BuildsApi
 from binder_http.config import Server
+from binder_http.connection import EventStream
 from binder_http.metrics import Metrics
 from binder_http.rawpath import raw_tail
 from binder_http.security import BuildTokens, Guard, origin_of
@@ -148,10 +149,7 @@ class Api:
 
     def _stream(self, batches: AsyncGenerator[Batch], *, linger: float) -> Response:
         body = stream.chunks(batches, retry=self._server.retry, linger=linger, closing=self.closing)
-        response = Response(body, headers=_STREAM_HEADERS)
-        # Else Quart cuts every stream after RESPONSE_TIMEOUT.
-        response.timeout = None
-        return response
+        return EventStream(body, _STREAM_HEADERS)
 
     # -- Beside it --------------------------------------------------------------------------------
 
@@ -280,7 +278,7 @@ class _NotAsked(BinderError):
 
 
 async def _failed(error: BinderError) -> AsyncGenerator[Batch]:
-    yield [Told(Failed(message=str(error), status_code=error.status), resume.END)]
+    yield [Told.of(Failed(message=str(error), status_code=error.status), resume.END)]
 
 
 async def _nothing() -> AsyncGenerator[Batch]:

@@ -13,6 +13,7 @@ from binder_core.engine import Binder
 from binder_http import assembly
 from binder_http.api import Api
 from binder_http.config import Config, Server
+from binder_http.connection import Connection
 from binder_http.late import LateAsker
 from binder_http.late_protocol import PREFIXES, LateProtocol
 from binder_http.metrics import Metrics
@@ -100,6 +101,7 @@ def create_app(
         metrics: That binder's observer.
     """
     app = Quart(__name__)
+    app.asgi_http_class = Connection
     app.config["MAX_CONTENT_LENGTH"] = _MOST_BODY_BYTES
     if binder is None:
         asker = assembly.make_asker(config)

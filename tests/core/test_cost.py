@@ -36,7 +36,7 @@ def calls(do: Callable[[], object]) -> int:
 
 
 def told(n: int) -> Told:
-    return Told(Building(message=f"line {n:08}\n"), f"run.{n:08}")
+    return Told.of(Building(message=f"line {n:08}\n"), f"run.{n:08}")
 
 
 def test_a_line_costs_the_same_however_long_the_build() -> None:

@@ -23,7 +23,6 @@ from binder_core.events import (
     Ready,
     Waiting,
 )
-from binder_core.journal import Told
 from binder_core.ordering import LOG, Phase
 
 SCHEMA = events.json_schema()
@@ -50,8 +49,6 @@ def test_a_line_is_encoded_as_its_event_is(
 ) -> None:
     event = events.log_event(phase, message, progress)
     assert events.encode_line(phase, message, progress) == events.encode(event)
-    told = Told.line(phase, message, progress, "run.1")
-    assert (told.event, told.phase, told.id, told.frame) == (event, phase, "run.1", None)
 
 
 def test_every_phase_has_one_event() -> None:

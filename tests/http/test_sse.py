@@ -24,24 +24,24 @@ def parsed(stream: bytes) -> list[tuple[str, str]]:
 
 
 def test_an_event_with_an_id() -> None:
-    told = Told(Waiting(message="hm\n"), "run-1.7")
+    told = Told.of(Waiting(message="hm\n"), "run-1.7")
     assert sse.frame(told) == (b'id: run-1.7\ndata: {"phase":"waiting","message":"hm\\n"}\n\n')
 
 
 def test_an_event_without_an_id() -> None:
-    told = Told(Waiting(message="hm\n"))
+    told = Told.of(Waiting(message="hm\n"))
     assert sse.frame(told) == b'data: {"phase":"waiting","message":"hm\\n"}\n\n'
 
 
 def test_a_frame_is_made_once() -> None:
-    told = Told(Waiting(message="hm\n"))
+    told = Told.of(Waiting(message="hm\n"))
     assert sse.frame(told) is sse.frame(told)
     assert sse.frames([told]) == told.frame
 
 
 @given(st.lists(st.text(), min_size=1), st.text(st.sampled_from("aZ09-_.~"), min_size=1))
 def test_whatever_is_said_is_one_data_line(messages: list[str], event_id: str) -> None:
-    batch = [Told(Building(message=message), event_id) for message in messages]
+    batch = [Told.of(Building(message=message), event_id) for message in messages]
     stream = sse.frames(batch)
     assert stream.count(b"\ndata: ") == len(batch)
     assert parsed(stream) == [(event_id, told.data.decode()) for told in batch]
@@ -54,7 +54,7 @@ def test_nothing_new_is_a_heartbeat() -> None:
 
 
 def test_the_hint_when_to_come_back() -> None:
-    told = Told(Waiting(message="hm\n"), "r.1")
+    told = Told.of(Waiting(message="hm\n"), "r.1")
     assert sse.retry(2.5) == b"retry: 2500\n"
     assert parsed(sse.retry(2.5) + sse.frame(told)) == [("r.1", told.data.decode())]
 
@@ -75,8 +75,8 @@ class Story:
             self.closed = True
 
 
-LINE = Told(Building(message="line\n"), "r.1")
-LAST = Told(Failed(message="no\n"), "r.2.end")
+LINE = Told.of(Building(message="line\n"), "r.1")
+LAST = Told.of(Failed(message="no\n"), "r.2.end")
 
 
 @pytest.mark.anyio

@@ -180,7 +180,7 @@ class Binder:
                 del asked  # who is parked further down shall hold no more than it needs
             resolved = known
             if resolved.notice and cursor is None:
-                yield Said(Told(Waiting(message=resolved.notice)))
+                yield Said(Told.of(Waiting(message=resolved.notice)))
         image = naming.image_name(self._image_prefix, resolved.slug, resolved.ref)
 
         if not isinstance(cursor, LaunchCursor):
@@ -188,7 +188,7 @@ class Binder:
             yield looked
             launch = self._new_launch(resolved)
             if cursor is None and looked.result():
-                yield Said(Told(found(image), self._signer.launch_id(launch, request.text)))
+                yield Said(Told.of(found(image), self._signer.launch_id(launch, request.text)))
             else:
                 build = replace(
                     build_request(resolved, image), follow=cursor.run_id if cursor else None
@@ -201,7 +201,7 @@ class Binder:
             cursor = launch
 
         if request.build_only:
-            yield Said(Told(Ready(message=f"Image {image} is built\n", image_name=image), END))
+            yield Said(Told.of(Ready(message=f"Image {image} is built\n", image_name=image), END))
             return
         yield self._launch(request, resolved, image, cursor).reader(cursor.n)
 

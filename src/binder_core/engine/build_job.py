@@ -25,7 +25,7 @@ class BuildJob:
         request: What is built.
         log_cap_bytes: How much of its log is held.
         on_start: Called with the run's id when it is known.
-        on_news: Called with whether a line is urgent, once it is in the journal.
+        on_news: Called when a line is in the journal.
     """
 
     def __init__(
@@ -35,14 +35,12 @@ class BuildJob:
         *,
         log_cap_bytes: int,
         on_start: Callable[[BuildJob, str], None],
-        on_news: Callable[[BuildJob, bool], None],
+        on_news: Callable[[BuildJob], None],
     ) -> None:
         self.id = build_id
         self.request = request
         self.provider = ""
         self.bell = Bell()
-        self.rung = float("-inf")
-        """When the bell was last rung."""
         self.journal = Journal(cap_bytes=log_cap_bytes)
         self.built = False
         self.ended = False
@@ -101,11 +99,10 @@ class BuildJob:
         number = self._runs[self._run_id] + n
         if self.ended or number <= self.journal.last_number:
             return
-        now_in = log_phase(self._phase, phase)
-        urgent, self._phase = now_in is not self._phase, now_in
-        told = Told.line(now_in, message, progress, log_id(self._run_id, n))
-        self.journal.append(told, number)
-        self._on_news(self, urgent)
+        self._phase = now_in = log_phase(self._phase, phase)
+        data = events.encode_line(now_in, message, progress)
+        self.journal.append(Told(log_id(self._run_id, n), now_in, data), number)
+        self._on_news(self)
 
     # For `Jobs` and the watchers.
 
@@ -133,14 +130,14 @@ class BuildJob:
     def tell_waiting(self, message: str) -> None:
         """Tell what the watchers wait for, unless the build has begun."""
         if self._run_id is None and not self.ended:
-            self._word = Page([Told(Waiting(message=message))])
+            self._word = Page([Told.of(Waiting(message=message))])
             self.journal.append(self._word[0])
             self._behind_word = len(self.journal)
             self.bell.ring()
 
     def tell(self, event: Event) -> None:
         """Tell what stands between the lines, in the words of this server."""
-        self.journal.append(Told(event))
+        self.journal.append(Told.of(event))
         self.bell.ring()
 
     def end(self, event: Built | Failed, *, of_run: bool) -> None:
@@ -157,7 +154,7 @@ class BuildJob:
             number = self.journal.last_number + 1
             event_id = log_id(self._run_id, number - self._runs[self._run_id], last=failed)
         self.built, self.ended = not failed, True
-        self.journal.append(Told(event, event_id), number)
+        self.journal.append(Told.of(event, event_id), number)
         self.bell.ring()
 
     def reader(self, cursor: LogCursor | None) -> Source:

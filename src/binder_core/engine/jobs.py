@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import math
 from collections.abc import Awaitable, Callable, Generator, Hashable
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
@@ -64,7 +65,6 @@ class Jobs:
         self._flights: dict[Hashable, Flight[Any]] = {}
         self._dirty: set[BuildJob] = set()
         self._poured = Bell()
-        self._patience = limits.patience(0.0)
         self._timer = Bell()
         self._alarms: list[tuple[float, int, Callable[[], object]]] = []
         self._count = itertools.count()
@@ -155,7 +155,7 @@ class Jobs:
             request,
             log_cap_bytes=self.limits.log_cap_bytes,
             on_start=lambda *_: None,
-            on_news=lambda job, _: job.bell.ring(),
+            on_news=lambda job: job.bell.ring(),
         )
         self._apart.add(job)
         self._tasks.start_soon(self._read, job)
@@ -224,17 +224,12 @@ class Jobs:
     def _started(self, job: BuildJob, run_id: str) -> None:
         self.handle(builds.Started(job.id, run_id))
 
-    def _news(self, job: BuildJob, urgent: bool) -> None:  # noqa: FBT001 - a callback
-        """Wake the watchers: now, or together with others if they were woken just now."""
+    def _news(self, job: BuildJob) -> None:
+        """Wake the watchers in a moment, together with those of other builds."""
         # First what costs nothing: while lines pour in, a ring is due anyway.
-        if urgent or job not in self._dirty:
-            now = anyio.current_time()
-            if urgent or now - job.rung >= self._patience:
-                job.rung = now
-                job.bell.ring()
-            else:
-                self._dirty.add(job)
-                self._poured.ring()
+        if job not in self._dirty:
+            self._dirty.add(job)
+            self._poured.ring()
         if self.limits.build_silence is not None:
             self.handle(builds.Spoke(job.id))
 
@@ -461,24 +456,23 @@ class Jobs:
             self.handle(builds.Ticked())
 
     async def _pour(self) -> None:
-        """Ring for lines that came while others were pouring in.
+        """Ring for lines, in rounds.
 
         What a round of writes took says how far behind the server is: the longer, the longer lines
         wait for others, so that writing leaves most of the time to everything else.
         """
+        rung, patience = -math.inf, 0.0
         while True:
             if not self._dirty:
                 await self._poured.wait()
-            await anyio.sleep(self._patience)
-            began = anyio.current_time()
+            await anyio.sleep_until(max(anyio.current_time() + self.limits.burst, rung + patience))
+            rung = anyio.current_time()
             dirty, self._dirty = self._dirty, set()
             for job in dirty:
-                job.rung = began
                 job.bell.ring()
             # Those who were woken write before this task goes on.
             await anyio.lowlevel.checkpoint()
-            took = anyio.current_time() - began
-            self._patience = self.limits.patience(took)
+            patience = self.limits.patience(anyio.current_time() - rung)
 
     async def _beat(self) -> None:
         """Ring everywhere: who wakes and finds nothing new sends a heartbeat."""

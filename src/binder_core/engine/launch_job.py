@@ -52,7 +52,7 @@ class LaunchJob:
         self.ended = event.phase in FINAL
         self._cursor = msgspec.structs.replace(self._cursor, n=self._cursor.n + 1, last=self.ended)
         event_id = self._signer.launch_id(self._cursor, self._spec)
-        self._told.append(Told(event, event_id))
+        self._told.append(Told.of(event, event_id))
         self.bell.ring()
 
     def reader(self, n: int) -> Source:

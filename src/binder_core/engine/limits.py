@@ -42,6 +42,15 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     allow_images: tuple[str, ...] = ()
     """Images that may be launched beside those that were named here; ``*`` stands for anything."""
 
+    @property
+    def burst(self) -> float:
+        """Return how long a line waits for others at least.
+
+        What a program prints at once comes in pieces, and each round of writes costs as much as
+        many lines.
+        """
+        return self.batch / 5
+
     def patience(self, took: float) -> float:
         """Return how long lines wait for others now.
 

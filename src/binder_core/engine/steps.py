@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from itertools import chain
 
 from binder_core import naming
 from binder_core.asking import perform
@@ -24,13 +25,16 @@ from binder_core.errors import (
     UnknownProvider,
 )
 from binder_core.events import Built, Event, Failed, Ready
-from binder_core.journal import Told
+from binder_core.journal import Page, Told
 from binder_core.plugin import Asker, Builder, BuildRequest, Launcher, LaunchRequest, Provider
 from binder_core.resume import END, LaunchCursor, LogCursor, Signer
 from binder_core.specs import Resolved, Spec
 
 MAX_SPEC_CHARS = 4096
 """A longer spec is refused before anything looks at it."""
+
+_FEW = 250
+"""Events that cost as much as a write does."""
 
 STOPPED = "The build was stopped."
 
@@ -76,33 +80,42 @@ class Steps:
     async def tell(self, story: Generator[Source], *, again: bool = False) -> AsyncGenerator[Batch]:
         """Yield what the sources of a story tell, one after another; nothing is a heartbeat.
 
-        The story is closed at the end; where it breaks, that is told as the last event. This one
-        loop is all that runs when a parked watcher is woken: no other generator is on the way from
-        its bell to whoever writes.
+        What little is there at once is told at once, from however many sources. The story is closed
+        at the end; where it breaks, that is told as the last event. This one loop is all that runs
+        when a parked watcher is woken: no other generator is on the way from its bell to whoever
+        writes.
 
         Args:
             story: Goes on once a source has no more to come.
             again: Whether who asks has seen a part of it.
         """
+        held: list[Batch] = []
         try:
             for source in story:
                 bell, beats = source.bell, source.bell.beats
                 while (batch := source.read()) is not None:
-                    if batch or bell.beats != beats:
+                    if batch and (not held or sum(map(len, held)) + len(batch) <= _FEW):
+                        held.append(batch)
+                    elif held:
                         beats = bell.beats
-                        yield batch
+                        yield _joined(held)
+                        held = [batch] if batch else []
+                    elif bell.beats != beats:
+                        beats = bell.beats
+                        yield ()
                     elif self._jobs.draining:
                         return
                     else:
                         await bell.wait()
         except Exception as error:  # noqa: BLE001 - whatever it is, the client hears of it
-            if again and isinstance(error, ProviderUnavailable | BackendUnavailable):
-                # Rule 9: what it follows is under way or built, whether or not this server can
-                # find out now. Without a last event it comes again.
-                return
-            yield [Told(failed_event(error), END)]
+            # Rule 9: what a reconnect follows is under way or built, whether or not this server can
+            # find out now. Without a last event it comes again.
+            if not (again and isinstance(error, ProviderUnavailable | BackendUnavailable)):
+                held.append([Told.of(failed_event(error), END)])
         finally:
             story.close()
+        if held:
+            yield _joined(held)
 
     def look(self, image: str) -> Flight[bool]:
         """Return the question whether an image is there, asked."""
@@ -211,7 +224,7 @@ class Steps:
         looked = self.look(build.image)
         yield looked
         if cursor is None and looked.result():
-            yield Said(Told(found(build.image)))
+            yield Said(Told.of(found(build.image)))
         else:
             yield from self.watch(self.join(build, looked, provider), cursor)
 
@@ -336,6 +349,11 @@ def build_request(resolved: Resolved, image: str) -> BuildRequest:
         ref=resolved.ref,
         content_provider=resolved.content_provider,
     )
+
+
+def _joined(batches: list[Batch]) -> Batch:
+    """Return several as one; one stays what others read as well, and encoded only once."""
+    return batches[0] if len(batches) == 1 else Page(chain.from_iterable(batches))
 
 
 def _all_of(source: Source) -> Generator[Source]:
