@@ -178,7 +178,7 @@ async def test_the_log_of_another_pod_of_that_name_is_not_told() -> None:
 
 async def test_a_pod_that_ended_and_whose_node_does_not_answer_is_given_up() -> None:
     away = Outage("The node does not answer.")
-    lost = replace(RUNNING, deleting=True)
+    lost = replace(RUNNING, gone_by=1.0)
     assert await read(Played([[away]], pod=lost)) == ([], None)
 
 

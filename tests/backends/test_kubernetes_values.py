@@ -21,7 +21,8 @@ from binder_backends.kubernetes.manifest import (
     repo_hash,
     secret_of,
 )
-from binder_backends.kubernetes.pods import read, why_it_ended
+from binder_backends.kubernetes.pods import read, why_it_ended, why_it_failed
+from binder_backends.runner.performing import FROM_OUTSIDE
 from binder_core.plugin import BuildRequest
 
 REQUEST = BuildRequest(
@@ -81,6 +82,8 @@ def test_resources_labels_and_the_node_are_the_operators() -> None:
         memory_limit="2G",
         cpu_limit=1.5,
         memory_request="512M",
+        disk_limit="10G",
+        disk_request="1G",
         node_selector={"pool": "builds"},
         tolerations=({"key": "builds", "operator": "Exists"},),
         image_pull_secrets=("pull",),
@@ -91,8 +94,12 @@ def test_resources_labels_and_the_node_are_the_operators() -> None:
     )
     [container] = pod["spec"]["containers"]
     assert container["resources"] == {
-        "limits": {"memory": str(2 * 1024**3), "cpu": "1.5"},
-        "requests": {"memory": str(512 * 1024**2)},
+        "limits": {
+            "memory": str(2 * 1024**3),
+            "cpu": "1.5",
+            "ephemeral-storage": str(10 * 1024**3),
+        },
+        "requests": {"memory": str(512 * 1024**2), "ephemeral-storage": str(1024**3)},
     }
     assert container["imagePullPolicy"] == "Never"
     assert pod["spec"]["nodeSelector"] == {"pool": "builds"}
@@ -163,6 +170,7 @@ def test_builds_of_one_repository_prefer_one_node() -> None:
         ({"placement": "repository"}, "names of the nodes"),
         ({"max_builds": -1}, "max_builds must not be below 0"),
         ({"memory_request": "much"}, "expected a size such as"),
+        ({"disk_limit": "much"}, "expected a size such as"),
         ({"docker_host": "engine.example:2376"}, "must be an address such as tcp://"),
         ({"docker_host": "https://engine.example:2376"}, "for TLS set docker_certs_secret"),
         ({"docker_host": "tcp://engine.example"}, "must be an address such as tcp://"),
@@ -253,6 +261,16 @@ def ended(code: int, reason: str = "Error", message: str = "") -> dict[str, Any]
     }
 
 
+def taken(why: str) -> dict[str, Any]:
+    """Return a pod that the control plane has deleted, as newer clusters say it."""
+    return said(
+        "Running",
+        state={"running": {"startedAt": "2026-11-24T12:00:01Z"}},
+        conditions=({"type": "DisruptionTarget", "status": "True", "reason": why},),
+        metadata={"deletionTimestamp": "2026-11-24T12:05:00Z"},
+    )
+
+
 def test_a_pod_that_waits_for_a_node_says_why() -> None:
     condition = {
         "type": "PodScheduled",
@@ -306,6 +324,14 @@ def test_a_pod_that_is_being_ended_is_over_and_not_yet_still() -> None:
     ("pod", "words"),
     [
         (said("Failed", reason="Evicted", message="low on memory"), "evicted.*low on memory"),
+        (
+            said("Failed", reason="Evicted", message="usage exceeds the total limit of 1Gi."),
+            "wrote more .* exceeds the total limit of 1Gi.* builder.kubernetes.disk_limit",
+        ),
+        (taken("DeletionByTaintManager"), "node that ran the build was lost"),
+        (taken("EvictionByEvictionAPI"), "is being emptied"),
+        (taken("PreemptionByScheduler"), "make room for more important"),
+        (taken("SomethingNew"), "pod was deleted"),
         (said("Failed", reason="DeadlineExceeded"), "longer than it may"),
         (said("Failed", reason="NodeLost"), "node that ran the build was lost"),
         (said("Failed", state=ended(137, "OOMKilled")), "more memory than it may"),
@@ -326,6 +352,28 @@ def test_a_pod_that_was_deleted_says_so_unless_we_know_better() -> None:
     assert "pod was deleted" in why_it_ended(read(said("Running", state=running), gone=True))
     ours = said("Running", state=running, metadata=ending("Somebody stopped it.")["metadata"])
     assert why_it_ended(read(ours, gone=True)) == "Somebody stopped it."
+
+
+def test_the_runner_knows_that_it_was_ended_and_the_cluster_why() -> None:
+    evicted = read(said("Failed", reason="Evicted", message="low on memory"))
+    assert "low on memory" in why_it_failed(evicted, FROM_OUTSIDE)
+    assert why_it_failed(evicted, "no such package") == "no such package"
+    assert "is being emptied" in why_it_failed(read(taken("EvictionByEvictionAPI")), FROM_OUTSIDE)
+    assert why_it_failed(read(said("Failed", state=ended(1))), FROM_OUTSIDE) == FROM_OUTSIDE
+
+
+def test_a_node_of_which_nothing_is_heard_takes_its_pods_along() -> None:
+    # As Kubernetes 1.20 has it: the containers are ready by the node's last word.
+    conditions = (
+        {"type": "Ready", "status": "False"},
+        {"type": "ContainersReady", "status": "True"},
+    )
+    running = {"running": {"startedAt": "2026-11-24T12:00:01Z"}}
+    quiet = said("Running", state=running, conditions=conditions)
+    assert not read(quiet).over, "it may be back"
+    quiet["metadata"]["deletionTimestamp"] = "2026-11-24T12:05:00Z"
+    assert read(quiet).lost
+    assert "node that ran the build was lost" in why_it_ended(read(quiet))
 
 
 def test_when_it_ended_is_known_even_without_a_container() -> None:

@@ -20,25 +20,20 @@ from uuid import uuid4
 
 import httpx
 
-from engines import images
 from engines.docker import DockerEngine
 from engines.kubernetes_build import programs
-from engines.kubernetes_node import Node, NodeEngine
+from engines.kubernetes_worker import Worker
 from engines.network import run
 from engines.processes import cache_folder, one_of, until
 from engines.registry import Registry
 
-PAUSE = "pause:test"
+NODE_LOST_AFTER = 20
+"""Seconds without a word from a node after which the control plane holds it for lost."""
 
 _API, _MANAGER, _SCHEDULER = "kube-apiserver", "kube-controller-manager", "kube-scheduler"
 _PORT = 6443
 _ETCD = "http://127.0.0.1:2379"
 _NODE = "node"
-# It ends at once when it is asked to: each pod waits for it before it is gone.
-_PAUSE = f"""\
-FROM {images.BUSYBOX}
-ENTRYPOINT ["sh", "-c", "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; done"]
-"""
 
 
 class Cluster:
@@ -109,11 +104,12 @@ class KubernetesCluster(Cluster):
     """
 
     def __init__(self, folder: Path, programs: Path, *, number: int = 0) -> None:
-        self.node = Node(folder)
-        self.engine = NodeEngine(folder, node=self.node, number=number)
+        self.worker = Worker(folder, name=_NODE, number=number)
+        self.node = self.worker.node
+        self.engine = self.worker.engine
         """Its pods' engine. What a pod runs is an image there, or in a registry at `outside`."""
         super().__init__(self.node.folder / "kubeconfig", kubectl=str(programs / "kubectl"))
-        self._programs = programs
+        self.programs = programs
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._token = secrets.token_hex(16)
 
@@ -147,19 +143,13 @@ class KubernetesCluster(Cluster):
         """
         self.stop()
         try:
-            self.node.start()
-            self.engine.start()
-            images.busybox(self.engine)
-            context = self.node.folder / "pause"
-            context.mkdir()
-            (context / "Dockerfile").write_text(_PAUSE)
-            images.build(self.engine, PAUSE, context)
+            self.worker.start()
             self._prepare()
             self.run("etcd")
             self.run(_API)
             for name in (_MANAGER, _SCHEDULER, "kubelet", "kube-proxy"):
                 self.run(name)
-            until(self._is_ready, "the cluster has no node that is ready", seconds=120)
+            until(self._serves_pods, "the cluster has no node that is ready", seconds=120)
         except BaseException:
             self.stop()
             raise
@@ -168,14 +158,17 @@ class KubernetesCluster(Cluster):
         """Stop it: nothing is left but its folder. Also what a session left that was killed."""
         for name in reversed(list(self._running)):
             self.kill(name)
-        if self.engine.answers() and (pods := self.engine.docker("ps", "-aq").split()):
-            self.engine.docker("rm", "--force", "--volumes", *pods)
-        self.engine.stop()
-        self.node.stop()
+        self.worker.stop()
 
     def left_behind(self) -> list[str]:
         """Return what should not be there when it is stopped."""
-        return self.engine.left_behind() + self.node.left_behind()
+        return self.worker.left_behind()
+
+    def is_ready(self, name: str = _NODE) -> bool:
+        """Return whether a node takes pods."""
+        node = self.get(f"node/{name}")
+        conditions = node["status"].get("conditions", []) if node else []
+        return any((each["type"], each["status"]) == ("Ready", "True") for each in conditions)
 
     def kill(self, name: str) -> None:
         """Kill one of its programs, such as ``kubelet``, as when it crashes. See `run`."""
@@ -186,10 +179,9 @@ class KubernetesCluster(Cluster):
     def run(self, name: str) -> None:
         """Start one of its programs again after `kill`; of the API server wait until it serves."""
         log = self.node.folder / f"{name}.log"
-        program = "/usr/bin/etcd" if name == "etcd" else str(self._programs / name)
         with log.open("ab") as output:
             self._running[name] = subprocess.Popen(
-                [*self.node.within, program, *self._options(name)],
+                [*self.node.within, *self._command(name)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -240,15 +232,7 @@ class KubernetesCluster(Cluster):
 
     def load(self, image: str, engine: DockerEngine) -> str:
         """See to it that the cluster's engine has an image of another one. Return its name."""
-        wanted = engine.inspect(image)
-        assert wanted is not None, f"the engine has no {image}"
-        have = self.engine.inspect(image)
-        if have is None or have["Id"] != wanted["Id"]:
-            saved = self.node.folder / "image.tar"
-            engine.docker("save", "--output", str(saved), image, timeout=300)
-            self.engine.docker("load", "--input", str(saved), timeout=300)
-            saved.unlink()
-        return image
+        return self.worker.load(image, engine)
 
     def requests(self, agent: str) -> list[dict[str, Any]]:
         """Return the API server's record of each request that a program has made.
@@ -303,37 +287,16 @@ class KubernetesCluster(Cluster):
                 }
             ),
         )
-        self._secret(
-            "kubelet.json",
-            json.dumps(
-                {
-                    "apiVersion": "kubelet.config.k8s.io/v1beta1",
-                    "kind": "KubeletConfiguration",
-                    "address": self.engine.bridge.address,
-                    "authentication": {
-                        "anonymous": {"enabled": True},
-                        "webhook": {"enabled": False},
-                    },
-                    "authorization": {"mode": "AlwaysAllow"},
-                    "cgroupDriver": "cgroupfs",
-                    "cgroupRoot": self.node.cgroup,
-                    "failSwapOn": False,
-                    # A full disk of the machine around is nothing that it should act upon.
-                    "evictionHard": {},
-                    "imageGCHighThresholdPercent": 100,
-                    "maxPods": 250,
-                    "resolvConf": "/etc/resolv.conf",
-                }
-            ),
-        )
 
     def _secret(self, name: str, content: str) -> None:
         path = self.node.folder / name
         path.touch(mode=0o600)
         path.write_text(content)
 
-    def _options(self, name: str) -> list[str]:
-        """Return what a program is started with."""
+    def _command(self, name: str) -> list[str]:
+        """Return the command of a program."""
+        if name == "kubelet":
+            return self.worker.kubelet(self.programs, self.kubeconfig)
         folder, bridge = self.node.folder, self.engine.bridge
         client = f"--kubeconfig={self.kubeconfig}"
         key = folder / "accounts.key"
@@ -368,19 +331,10 @@ class KubernetesCluster(Cluster):
                 f"--root-ca-file={folder / 'api' / 'apiserver.crt'}",
                 f"--cert-dir={folder / 'manager'}",
                 "--leader-elect=false",
+                # Half of what is usual: nobody wants to wait for it.
+                f"--node-monitor-grace-period={NODE_LOST_AFTER}s",
             ],
             _SCHEDULER: [client, f"--cert-dir={folder / 'scheduler'}", "--leader-elect=false"],
-            "kubelet": [
-                client,
-                f"--config={folder / 'kubelet.json'}",
-                f"--hostname-override={_NODE}",
-                f"--node-ip={bridge.address}",
-                "--container-runtime=docker",
-                f"--docker-endpoint={self.engine.host}",
-                # It listens there itself; otherwise all kubelets do so in one place.
-                f"--container-runtime-endpoint=unix://{folder / 'dockershim.sock'}",
-                f"--pod-infra-container-image={PAUSE}",
-            ],
             "kube-proxy": [
                 client,
                 f"--hostname-override={_NODE}",
@@ -389,7 +343,8 @@ class KubernetesCluster(Cluster):
                 "--conntrack-min=0",
             ],
         }
-        return options[name]
+        program = "/usr/bin/etcd" if name == "etcd" else str(self.programs / name)
+        return [program, *options[name]]
 
     def _ended(self, name: str) -> bool:
         return self._running[name].poll() is not None
@@ -418,12 +373,9 @@ class KubernetesCluster(Cluster):
             return False
         return answer.status_code == 200
 
-    def _is_ready(self) -> bool:
+    def _serves_pods(self) -> bool:
         self._check_alive()
-        node = self.get(f"node/{_NODE}")
-        conditions = node["status"].get("conditions", []) if node else []
-        ready = any((each["type"], each["status"]) == ("Ready", "True") for each in conditions)
-        return ready and self.get("serviceaccount/default") is not None
+        return self.is_ready() and self.get("serviceaccount/default") is not None
 
     def _etcd(self, path: str, body: dict[str, object]) -> Any:
         """Ask etcd, which listens on the node alone."""

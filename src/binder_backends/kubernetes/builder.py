@@ -28,10 +28,11 @@ from binder_backends.kubernetes.manifest import (
     repo_hash,
     secret_of,
 )
-from binder_backends.kubernetes.pods import Pod, why_it_ended
+from binder_backends.kubernetes.pods import Pod, why_it_ended, why_it_failed
 from binder_backends.kubernetes.settings import KubernetesSettings
 from binder_backends.kubernetes.watching import Pods
 from binder_backends.registry import Registry
+from binder_backends.runner.performing import FROM_OUTSIDE
 from binder_core.plugin import (
     BackendUnavailable,
     BuildFailed,
@@ -57,6 +58,9 @@ NEEDED: Final = (
 """All that we do in our namespace, as verb and resource."""
 
 _STOP_WITHIN: Final = 60.0
+_WHY_WITHIN: Final = 10.0
+_NODE_IS_LATE: Final = 10.0
+"""Seconds beyond its time after which a pod that was deleted is not waited for any longer."""
 _TIDY_EVERY: Final = 30.0
 _LOOK: Final = 5.0
 """Seconds after which a quota that was used up is tried again where no pod of ours has changed."""
@@ -151,12 +155,13 @@ class KubernetesBuilder(Plugin):
             outcome = await PodLog(self._cluster, self._pods, pod, tell).outcome()
         pod = await self._pods.look(pod)
         if outcome is not None:
+            if outcome.message == FROM_OUTSIDE and not pod.ended:
+                pod = await self._pods.until_over(pod, within=_WHY_WITHIN)
             pod = self._pods.said(pod, built=outcome.built)
-        if outcome is not None and outcome.built:
-            return
-        if outcome is not None:
+            if outcome.built:
+                return
             # Whoever ended the build says why better than the runner that was ended.
-            raise BuildFailed(pod.ended or outcome.message or why_it_ended(pod))
+            raise BuildFailed(why_it_failed(pod, outcome.message))
         if not pod.ended and pod.exit_code == 0 and await self.exists(request.image):
             return  # a stock repo2docker's
         if pod.exit_message:
@@ -218,7 +223,7 @@ class KubernetesBuilder(Plugin):
             trouble = await self._quota(request)
             if not trouble:
                 if found is not None:
-                    await self._make_way(self._pods.learn(found))
+                    await self._make_way(self._pods.learn(found), report)
                 started = await self._start(request)
                 if isinstance(started, Pod):
                     return started
@@ -266,9 +271,21 @@ class KubernetesBuilder(Plugin):
         if not pod.started and not pod.over:
             await self._cluster.create_secret(secret_of(found, await self._plan(request)))
 
-    async def _make_way(self, pod: Pod) -> None:
+    async def _make_way(self, pod: Pod, report: Report) -> None:
         """Remove a pod that has ended, so that its name is free."""
-        await self._cluster.delete_pod(pod.name, pod.uid, grace=0 if pod.still else None)
+        at_once = pod.still or pod.lost
+        await self._cluster.delete_pod(pod.name, pod.uid, grace=0 if at_once else None)
+        pod = await self._pods.look(pod)
+        if not pod.gone:
+            report.waiting("An earlier run of this build has to go first.\n")
+            # By the cluster's clock, which may not be ours.
+            patience = min(max(0.0, pod.gone_by + _NODE_IS_LATE - time.time()), _STOP_WITHIN)
+            with anyio.move_on_after(patience):
+                await self._pods.until(pod, lambda pod: pod.gone)
+                return
+            # Its node is as good as lost. When it is back it ends what it runs; if that has sent
+            # its image by then, it is as good as the one that is built here.
+            await self._cluster.delete_pod(pod.name, pod.uid, grace=0)
         with anyio.move_on_after(_STOP_WITHIN):
             await self._pods.until(pod, lambda pod: pod.gone)
             return

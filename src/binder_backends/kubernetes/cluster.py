@@ -32,6 +32,8 @@ _WATCH_FOR: Final = 240
 unnoticed is not waited for much longer."""
 _WATCH: Final = aiohttp.ClientTimeout(total=None, connect=10.0, sock_read=_WATCH_FOR + 30.0)
 _LOG: Final = aiohttp.ClientTimeout(total=None, connect=10.0)
+_KUBELET: Final = 10250
+"""The port of nodes."""
 _PATCH: Final = "application/strategic-merge-patch+json"
 
 
@@ -359,6 +361,9 @@ def _fault(code: int, status: Mapping[str, Any]) -> Exception:
             fault = Exists(said)
         case 410:
             fault = Expired(said)
+        case 500 | 502 | 503 | 504 if "/containerLogs/" in said or f":{_KUBELET}:" in said:
+            # It has asked the node for a log. Whose address that is is nobody's business.
+            fault = Outage("The build's node does not answer.")
         case 429 | 500 | 502 | 503 | 504:
             fault = Outage(f"The cluster's API server cannot answer now ({code}). {said}".rstrip())
         case _:

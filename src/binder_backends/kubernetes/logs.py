@@ -77,9 +77,9 @@ class PodLog:
             if self._told > before:
                 delay, tries, since = _FIRST_DELAY, 0, anyio.current_time()
             # Ended by its node, or its node is no more: whichever, it is not waited for for ever.
-            if (await self._pods.look(self._pod)).over:
+            if (pod := await self._pods.look(self._pod)).over:
                 tries += 1
-                if tries > _LAST_TRIES:
+                if tries > _LAST_TRIES or pod.lost:
                     return None
             await anyio.sleep(delay)
             delay = min(2 * delay, _LONGEST_DELAY)

@@ -192,10 +192,14 @@ def _container(settings: KubernetesSettings, plan: BuildPlan) -> Object:
         limits["memory"] = str(byte_size(settings.memory_limit))
     if settings.cpu_limit:
         limits["cpu"] = f"{settings.cpu_limit:g}"
+    if settings.disk_limit:
+        limits["ephemeral-storage"] = str(byte_size(settings.disk_limit))
     if settings.memory_request:
         requests["memory"] = str(byte_size(settings.memory_request))
     if settings.cpu_request:
         requests["cpu"] = f"{settings.cpu_request:g}"
+    if settings.disk_request:
+        requests["ephemeral-storage"] = str(byte_size(settings.disk_request))
     env = dict(plan.env)
     if _user(settings):
         # Whom the image does not know has no home: docker would keep its state in the root folder.

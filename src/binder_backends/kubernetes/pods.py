@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from binder_backends.kubernetes.manifest import CONTAINER, ENDED, REPO_LABEL, SECRET
+from binder_backends.runner.performing import FROM_OUTSIDE
 
 _IMAGE_TROUBLE: Final = frozenset(
     {
@@ -21,6 +22,9 @@ _IMAGE_TROUBLE: Final = frozenset(
 _CONFIG_TROUBLE: Final = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 )
+# The last two of the condition DisruptionTarget, which newer clusters have.
+_UNREACHABLE: Final = frozenset({"NodeLost", "DeletionByTaintManager", "DeletionByPodGC"})
+_NODE_LOST: Final = _UNREACHABLE | {"NodeShutdown", "Shutdown", "Terminated"}
 _SHOWN: Final = 400
 
 
@@ -35,7 +39,8 @@ class Pod:
     phase: str
     """``Pending``, ``Running``, ``Succeeded``, ``Failed`` or ``Unknown``."""
     reason: str = ""
-    """Why the pod as a whole is as it is: ``Evicted``, ``DeadlineExceeded``, ``NodeLost``."""
+    """Why the pod as a whole is as it is: ``Evicted``, ``DeadlineExceeded``, ``NodeLost``,
+    ``PreemptionByScheduler`` …"""
     message: str = ""
     node: str = ""
     repo: str = ""
@@ -44,8 +49,9 @@ class Pod:
     ended: str = ""
     """Why it was ended from outside, by one of us."""
     annotations: Mapping[str, str] = field(default_factory=dict)
-    deleting: bool = False
-    """Whether somebody has deleted it; it may still run."""
+    gone_by: float = 0.0
+    """When it shall have gone, in seconds since 1970: somebody has deleted it, and it may still
+    run. 0: nobody has."""
     gone: bool = False
     """Whether it is no longer there."""
     scheduled: bool = False
@@ -61,12 +67,22 @@ class Pod:
     """When its container ended, in seconds since 1970; 0: unknown."""
 
     @property
+    def deleting(self) -> bool:
+        """Return whether somebody has deleted it; it may still run."""
+        return bool(self.gone_by)
+
+    @property
     def over(self) -> bool:
         """Return whether it will never run again."""
         if self.gone or self.deleting or self.phase in ("Succeeded", "Failed"):
             return True
         # Ended before it ever ran: no node will start it.
         return bool(self.ended) and not self.started
+
+    @property
+    def lost(self) -> bool:
+        """Return whether it was given up because its node does not answer."""
+        return self.deleting and self.reason in _UNREACHABLE
 
     @property
     def still(self) -> bool:
@@ -91,14 +107,14 @@ def read(pod: Mapping[str, Any], *, gone: bool = False) -> Pod:
         uid=metadata["uid"],
         created=created,
         phase=status.get("phase") or "Pending",
-        reason=status.get("reason") or "",
+        reason=status.get("reason") or _disruption(conditions),
         message=_short(status.get("message")),
         node=(pod.get("spec") or {}).get("nodeName") or "",
         repo=(metadata.get("labels") or {}).get(REPO_LABEL, ""),
         secret=annotations.get(SECRET, ""),
         ended=annotations.get(ENDED, ""),
         annotations=annotations,
-        deleting=bool(metadata.get("deletionTimestamp")),
+        gone_by=_time(metadata.get("deletionTimestamp")),
         gone=gone,
         scheduled=scheduled.get("status") == "True",
         waiting=_waiting(state.get("waiting") or {}, scheduled),
@@ -115,16 +131,34 @@ def why_it_ended(pod: Pod) -> str:
     return pod.ended or _of_the_pod(pod) or _of_the_container(pod)
 
 
+def why_it_failed(pod: Pod, said: str) -> str:
+    """Return why a build failed whose log says so, for a person."""
+    if pod.ended or (said and said != FROM_OUTSIDE):
+        return pod.ended or said
+    # The runner knows that it was ended, and the cluster why.
+    return _of_the_pod(pod) or _of_the_deletion(pod) or said or _of_the_container(pod)
+
+
 def _of_the_pod(pod: Pod) -> str:
     detail = f" The cluster says: {pod.message}" if pod.message else ""
     match pod.reason:
+        case "Evicted" if "exceed" in pod.message:
+            return (
+                "The build wrote more to its node's disk than it may, and was evicted."
+                f"{detail} A smaller repository helps, or a larger builder.kubernetes.disk_limit."
+            )
         case "Evicted":
-            return f"The build was evicted from its node, which ran short of a resource.{detail}"
+            return (
+                "The build was evicted from its node, which ran short of a resource."
+                f"{detail} Ask again to build anew."
+            )
         case "DeadlineExceeded":
             return "The build took longer than it may take, and was ended by the cluster."
-        case "NodeLost" | "NodeShutdown" | "Shutdown" | "Terminated":
+        case "EvictionByEvictionAPI":
+            return "The node that ran the build is being emptied. Ask again to build anew."
+        case reason if reason in _NODE_LOST:
             return f"The node that ran the build was lost.{detail} Ask again to build anew."
-        case "Preempting" | "Preempted":
+        case "Preempting" | "Preempted" | "PreemptionByScheduler":
             return f"The build had to make room for more important pods.{detail}"
         case _:
             return ""
@@ -143,12 +177,17 @@ def _of_the_container(pod: Pod) -> str:
             f"The build was cut off (exit status {pod.exit_code}) and did not say why. Ask again to"
             " build anew."
         )
+    unknown = f"The build's pod failed, and the cluster does not say why. {pod.message}".rstrip()
+    return _of_the_deletion(pod) or unknown
+
+
+def _of_the_deletion(pod: Pod) -> str:
     if pod.gone or pod.deleting:
         return (
             "The build's pod was deleted, by somebody or because its node was lost. Ask again to"
             " build anew."
         )
-    return f"The build's pod failed, and the cluster does not say why. {pod.message}".rstrip()
+    return ""
 
 
 def _waiting(waiting: Mapping[str, Any], scheduled: Mapping[str, Any]) -> str:
@@ -162,6 +201,18 @@ def _waiting(waiting: Mapping[str, Any], scheduled: Mapping[str, Any]) -> str:
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
         return f"No node can take the build now: {_short(scheduled.get('message'))}"
     return ""
+
+
+def _disruption(conditions: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what takes a pod away from its node, or the node from it; empty: nothing known."""
+    target = conditions.get("DisruptionTarget") or {}
+    if target.get("status") == "True":
+        return target.get("reason") or ""
+    # A node's own word on a pod is one: its containers are ready, so it is. Where they differ, the
+    # control plane has said "not ready", for a node of which it hears nothing.
+    ready, containers = conditions.get("Ready") or {}, conditions.get("ContainersReady") or {}
+    lost = ready.get("status") == "False" and containers.get("status") == "True"
+    return "NodeLost" if lost else ""
 
 
 def _deadline(conditions: Mapping[str, Mapping[str, Any]]) -> float:

@@ -63,6 +63,11 @@ class KubernetesSettings(BuildSettings, frozen=True, forbid_unknown_fields=True,
     """Memory that the scheduler sets aside, as ``512M``; empty: `memory_limit`."""
     cpu_request: float = 0.0
     """CPUs that the scheduler sets aside; 0: `cpu_limit`."""
+    disk_limit: str = ""
+    """What a build's pod may write to its node's disk, as ``10G``: the clone above all, for an
+    image's layers are its engine's. Whoever writes more is evicted. Empty: no limit."""
+    disk_request: str = ""
+    """What the scheduler sets aside of it; empty: `disk_limit`."""
     pod_labels: Mapping[str, str] = {}
     """Labels that build pods get."""
     pod_annotations: Mapping[str, str] = {}
@@ -94,7 +99,8 @@ class KubernetesSettings(BuildSettings, frozen=True, forbid_unknown_fields=True,
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be below 0")
-        byte_size(self.memory_request)
+        for size in (self.memory_request, self.disk_limit, self.disk_request):
+            byte_size(size)
         self._check_engine()
 
     def _check_engine(self) -> None:
@@ -118,10 +124,11 @@ class KubernetesSettings(BuildSettings, frozen=True, forbid_unknown_fields=True,
             )
         host = _host(self.docker_host)
         if host is None:
+            given = self.docker_host.rpartition("@")[2][:100]
             raise ValueError(
                 "docker_host must be an address such as tcp://engine.example:2376, not"
-                f" {self.docker_host.rpartition('@')[2][:100]!r}; for TLS set docker_certs_secret as well, for a"
-                " socket of the nodes docker_socket instead"
+                f" {given!r}; for TLS set docker_certs_secret as well, for a socket of the nodes"
+                " docker_socket instead"
             )
         if is_loopback(f"[{host}]" if ":" in host else host):
             raise ValueError(

@@ -171,6 +171,12 @@ class Pods:
             self._check_outage()
             await self.look(pod)
 
+    async def until_over(self, pod: Pod, *, within: float) -> Pod:
+        """Return the pod when it is over, or what is known of it after so many seconds."""
+        with anyio.move_on_after(within):
+            return await self.until(pod, lambda pod: pod.over)
+        return self.now(pod)
+
     async def look(self, pod: Pod) -> Pod:
         """Ask for a pod by name, where that is possible now, and return what is known of it."""
         try:

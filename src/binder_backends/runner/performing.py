@@ -25,10 +25,11 @@ _PIPE_BYTES: Final = 1024 * 1024
 _DRAIN: Final = 2.0
 """Seconds in which the pipes of a program that has ended must come to their end."""
 
-_FROM_OUTSIDE: Final = (
+FROM_OUTSIDE: Final = (
     "The build was ended from outside (was the engine or the machine restarted?). Ask again, and"
     " it is built anew."
 )
+"""Why a build failed that somebody ended without a word. Who runs builds may know more."""
 
 
 class Performer:
@@ -197,7 +198,7 @@ class Performer:
 
     def _check(self, now: float) -> None:
         if self._stopped:
-            nobody = _FROM_OUTSIDE if self._stop_file else "The build was stopped."
+            nobody = FROM_OUTSIDE if self._stop_file else "The build was stopped."
             raise RecipeFailed(read_reason(self._stop_file) or nobody)
         if self._time_limit and now - self._began >= self._time_limit:
             raise RecipeFailed(
