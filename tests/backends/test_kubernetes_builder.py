@@ -189,10 +189,12 @@ async def test_a_quota_of_the_namespace(kubernetes_place: Place) -> None:
             assert await first.end() == ""
             assert await second.end() == "", "it begins when there is room"
         third, fourth = place.request("slow"), place.request()
-        async with building(place.settings(pending_timeout=3.0)) as start:
-            running = start(third)
-            await running.until_line()
-            assert "quota" in await start(fourth).end()
+        async with (
+            building(place.settings()) as start,
+            building(place.settings(pending_timeout=3.0)) as impatient,
+        ):
+            await start(third).until_line()
+            assert "quota" in await impatient(fourth).end()
 
 
 async def test_builds_at_once_are_counted_from_the_cluster(kubernetes_builds: Place) -> None:

@@ -34,6 +34,10 @@ FROM busybox:test
 RUN echo %s && dd if=/dev/urandom of=/big bs=1M count={BIG >> 20} 2>/dev/null
 COPY told.txt /told.txt
 """
+ENDLESS = """\
+FROM busybox:test
+RUN echo it has"" begun && while [ ! -e /never ]; do sleep 1; done
+"""
 REPO2DOCKER = ("jupyter-repo2docker",)
 LOGIN = {"pusher": "pass-word-of-registry"}
 
@@ -214,6 +218,31 @@ async def test_an_engine_that_comes_late_is_waited_for(
             wire.mend()
             assert await watching.end() == ""
     assert await off(place.pushed, request.image)
+
+
+async def test_an_engine_that_goes_away_in_mid_build(
+    kubernetes_builds: Place, engine_elsewhere: DockerEngine, certificates: str, tmp_path: Path
+) -> None:
+    place = kubernetes_builds
+    there = engine_elsewhere.tcp_host.removeprefix("tcp://")
+    with (
+        Wire(there, host=engine_elsewhere.address) as wire,
+        GitServer(tmp_path / "git", place.cluster.outside) as server,
+    ):
+        url, commit = server.repository("endless", {"Dockerfile": ENDLESS})
+        settings = elsewhere(
+            *(place, f"tcp://{wire.address}", certificates), repo2docker=list(REPO2DOCKER)
+        )
+        async with building(settings) as start:
+            watching = start(place.request(url=url, ref=commit))
+
+            async def begun() -> bool:
+                return any("it has begun" in line for line in watching.text)
+
+            await eventually(begun)
+            wire.cut()
+            failure = await watching.end()
+    assert "connection to the Docker engine broke" in failure, failure
 
 
 async def test_an_engine_that_goes_away_in_mid_push(
