@@ -132,7 +132,7 @@ class BinderMixin(Configurable):  # type: ignore[misc] # traitlets is the hub's,
     def get_args(self) -> list[str]:
         """Return the arguments of the server's command."""
         if self.binder_auth:
-            return list(super().get_args())
+            return [*super().get_args(), "--allow-root"]  # of a container whose image says so
         options = {
             "base_url": self.server.base_url,
             "trust_xheaders": True,
