@@ -9,7 +9,7 @@ import re
 from typing import Final
 from urllib.parse import SplitResult, quote, urlsplit
 
-from binder_core.plugin import Asks, RefNotFound, Spec, http_get
+from binder_core.plugin import Asks, Display, RefNotFound, Spec, http_get
 from binder_core.providers import _service, _text
 from binder_core.providers._pasted import PastedUrl
 
@@ -17,6 +17,24 @@ RESOLVERS: Final = frozenset({"doi.org", "dx.doi.org"})
 
 _BEFORE: Final = re.compile(r"(?i:(?:https?://)?(?:dx\.)?doi\.org/|doi:)")
 _DOI: Final = re.compile(r"10\.[0-9]{4,9}(?:\.[0-9]+)*/[-._;()/:A-Za-z0-9]+")
+
+
+def display(name: str, example: str, url_regex: str) -> Display:
+    """Return how a form asks for a DOI.
+
+    Args:
+        name: What people call the service.
+        example: One of its DOIs.
+        url_regex: The URLs that are recognised while they are typed.
+    """
+    return Display(
+        name=name,
+        repo_label=f"{name} ({example})",
+        repo_placeholder=f"example: {example}",
+        ref_enabled=False,
+        spec_regex=r"10\.\d+/.+",
+        url_regexes=(url_regex,),
+    )
 
 
 def parse(prefix: str, text: str, example: str) -> Spec:

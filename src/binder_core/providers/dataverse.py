@@ -13,7 +13,6 @@ import msgspec
 from binder_core.naming import escape
 from binder_core.plugin import (
     Asks,
-    Display,
     Pasted,
     RefNotFound,
     Resolved,
@@ -68,15 +67,10 @@ class Dataverse:
     def __init__(self, prefix: str, settings: DataverseSettings) -> None:
         self.prefix = prefix
         self._settings = settings
-        self.display = Display(
-            name=settings.name,
-            repo_label=f"Dataverse DOI ({_EXAMPLE})",
-            repo_placeholder=f"example: {_EXAMPLE}",
-            ref_enabled=False,
-            spec_regex=r"10\.\d+/.+",
-            url_regexes=(
-                r"^https://[^/]+/dataset\.xhtml\?persistentId=doi:(?<repo>10\.\d+/[^&]+)",
-            ),
+        self.display = _doi.display(
+            settings.name,
+            _EXAMPLE,
+            r"^https://[^/]+/dataset\.xhtml\?persistentId=doi:(?<repo>10\.\d+/[^&]+)",
         )
 
     def parse(self, text: str) -> Spec:

@@ -12,7 +12,6 @@ import msgspec
 
 from binder_core.plugin import (
     Asks,
-    Display,
     Pasted,
     RefNotFound,
     Resolved,
@@ -48,13 +47,8 @@ class Figshare:
     def __init__(self, prefix: str, settings: FigshareSettings) -> None:
         self.prefix = prefix
         self._api = settings.api.rstrip("/")
-        self.display = Display(
-            name=settings.name,
-            repo_label=f"Figshare DOI ({_EXAMPLE})",
-            repo_placeholder=f"example: {_EXAMPLE}",
-            ref_enabled=False,
-            spec_regex=r"10\.\d+/.+",
-            url_regexes=(r"^https://doi\.org/(?<repo>10\.\d+/.*figshare\..+)$",),
+        self.display = _doi.display(
+            settings.name, _EXAMPLE, r"^https://doi\.org/(?<repo>10\.\d+/.*figshare\..+)$"
         )
 
     def parse(self, text: str) -> Spec:

@@ -12,7 +12,6 @@ import msgspec
 
 from binder_core.plugin import (
     Asks,
-    Display,
     Pasted,
     ProviderUnavailable,
     Resolved,
@@ -44,13 +43,8 @@ class Zenodo:
     def __init__(self, prefix: str, settings: ZenodoSettings) -> None:
         self.prefix = prefix
         self._settings = settings
-        self.display = Display(
-            name=settings.name,
-            repo_label=f"Zenodo DOI ({_EXAMPLE})",
-            repo_placeholder=f"example: {_EXAMPLE}",
-            ref_enabled=False,
-            spec_regex=r"10\.\d+/.+",
-            url_regexes=(r"^https://doi\.org/(?<repo>10\.\d+/zenodo\.\d+)$",),
+        self.display = _doi.display(
+            settings.name, _EXAMPLE, r"^https://doi\.org/(?<repo>10\.\d+/zenodo\.\d+)$"
         )
 
     def parse(self, text: str) -> Spec:
