@@ -261,6 +261,19 @@ async def test_the_secret_goes_with_the_pod(kubernetes_builds: Place) -> None:
     await eventually(partial(absent, get))
 
 
+async def test_a_build_makes_its_secret_once(kubernetes_place: Place) -> None:
+    with kubernetes_place.cluster.namespace() as name:
+        place = replace(kubernetes_place, namespace=name)
+        async with building(place.settings()) as start:
+            assert await start(place.request()).end() == ""
+        asked = [
+            f"{record['verb']} {record['objectRef']['resource']}"
+            for record in await off(place.cluster.requests, "OpenAPI-Generator")
+            if record.get("objectRef", {}).get("namespace") == name
+        ]
+    assert asked.count("create pods") == asked.count("create secrets") == 1, asked
+
+
 async def test_what_ended_long_ago_is_removed_whoever_started_it(kubernetes_place: Place) -> None:
     with kubernetes_place.cluster.namespace() as name:
         place = replace(kubernetes_place, namespace=name)

@@ -156,7 +156,10 @@ async def test_repo2docker_builds_and_pushes_on_an_engine_elsewhere(
 
 
 async def test_an_engine_in_the_clear(
-    kubernetes_builds: Place, engine_elsewhere: DockerEngine, repository: tuple[str, str]
+    kubernetes_builds: Place,
+    engine_elsewhere: DockerEngine,
+    repository: tuple[str, str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     place, (url, commit) = kubernetes_builds, repository
     request = place.request(url=url, ref=commit)
@@ -165,6 +168,7 @@ async def test_an_engine_in_the_clear(
         async with building(settings) as start:
             watching = start(request)
             assert await watching.end() == "", watching.text[-5:]
+    assert "in the clear" in caplog.text
     expect_growth(watching)
     assert await off(place.pushed, request.image)
 

@@ -96,6 +96,11 @@ class KubernetesBuilder(Plugin):
             await stack.enter_async_context(self._cluster)
             await stack.enter_async_context(self._registry)
             await self.check()
+            if self._settings.docker_host and not self._settings.docker_certs_secret:
+                log.warning(
+                    "the engine of builds is spoken to in the clear: whoever reaches it is root on"
+                    " its machine, what builds run included; set docker_certs_secret"
+                )
             self._version = await self._cluster.version()
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
