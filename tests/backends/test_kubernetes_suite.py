@@ -13,7 +13,7 @@ from binder_backends.kubernetes.settings import SOCKET
 from binder_core.plugin import Builder, BuildRequest
 from binder_core.testing import BuilderSuite
 from engines.docker import DockerEngine
-from engines.kubernetes_builds import Place
+from engines.kubernetes_builds import Builds, Place
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,8 @@ class TestKubernetesBuilder(BuilderSuite):
     runner = True
 
     @pytest.fixture(autouse=True)
-    def place_of_builds(self, kubernetes_builds: Place) -> None:
-        self.place = kubernetes_builds
+    def place_of_builds(self, given_builds: Builds) -> None:
+        self.place: Builds = given_builds
         self.slow: list[BuildRequest] = []
 
     def make_builder(self) -> Builder:
@@ -60,9 +60,12 @@ class TestKubernetesBuilder(BuilderSuite):
 
 class TestKubernetesBuilderWithAnEngineElsewhere(TestKubernetesBuilder):
     @pytest.fixture(autouse=True)
-    def where_it_is(
+    def place_of_builds(
         self, kubernetes_builds: Place, engine_elsewhere: DockerEngine, tmp_path: Path
     ) -> None:
+        # Pods of a cluster that was given may not reach the engine.
+        self.place = kubernetes_builds
+        self.slow = []
         assert engine_elsewhere.authority is not None
         folder = engine_elsewhere.authority.client(tmp_path / "client")
         self.certificates = secret_of_certificates(kubernetes_builds, folder)

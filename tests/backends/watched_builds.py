@@ -15,12 +15,12 @@ from anyio.abc import TaskGroup
 from binder_backends.kubernetes import KubernetesBuilder, KubernetesSettings
 from binder_core.plugin import BuildFailed, BuildRequest
 from binder_core.testing import StrictReport
-from engines.kubernetes_builds import Place
+from engines.kubernetes_builds import Builds
 
 GUARD = 180.0
 
 
-def secret_of_certificates(place: Place, folder: Path) -> str:
+def secret_of_certificates(place: Builds, folder: Path) -> str:
     """Make a secret of the files in a folder, as operators do; return its name."""
     name = f"certificates-{secrets.token_hex(5)}"
     place.kubectl("create", "secret", "generic", name, f"--from-file={folder}")

@@ -22,7 +22,7 @@ import httpx
 
 from engines.docker import DockerEngine
 from engines.kubernetes_build import programs
-from engines.kubernetes_worker import Worker
+from engines.kubernetes_worker import SOCKET, Worker
 from engines.network import run
 from engines.processes import cache_folder, one_of, until
 from engines.registry import Registry
@@ -414,8 +414,9 @@ def main() -> None:
         stack.callback(kubeconfig.unlink, missing_ok=True)
         kubeconfig.unlink(missing_ok=True)
         kubeconfig.symlink_to(cluster.kubeconfig)
-        print(f"KUBECONFIG={kubeconfig}\nDOCKER_HOST={cluster.engine.host}")
-        print(f"registry: {registry.address}, this machine: {cluster.outside}", flush=True)
+        print(f"KUBECONFIG={kubeconfig}\nBINDERKIT_REGISTRY={registry.address}")
+        print(f"BINDERKIT_DOCKER_SOCKET={SOCKET}\nDOCKER_HOST={cluster.engine.host}")
+        print(f"This machine is {cluster.outside} there.", flush=True)
         with suppress(KeyboardInterrupt):
             signal.pause()
 

@@ -16,7 +16,7 @@ import msgspec
 from binder_backends.kubernetes import KubernetesSettings
 from binder_core.plugin import BuildRequest
 from engines.docker import DockerEngine
-from engines.kubernetes import KubernetesCluster
+from engines.kubernetes import Cluster, KubernetesCluster
 from engines.registry import Registry
 
 RELEASE = "/tmp/release"
@@ -33,23 +33,29 @@ case "$url" in
   */slow) until [ -e {RELEASE} ]; do sleep 0.1; done ;;
   */pours) for n in $(seq 1 2000); do say "line $n" building; sleep 0.01; done ;;
 esac
-docker tag busybox:test "$image"
+head -c 1024 /dev/zero | docker import - "$image" >/dev/null
 say "Successfully tagged $image" building
 """
 """In the place of repo2docker: it logs as that does, and makes an image in no time."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where builds of a test run."""
+class Builds:
+    """Where builds of a test run: what there is of it in any cluster."""
 
-    cluster: KubernetesCluster
-    engine: DockerEngine
-    """The node's."""
+    cluster: Cluster
     namespace: str
-    registry: Registry
     image: str
     """The builder image."""
+
+    @property
+    def docker_socket(self) -> str:
+        """Return where nodes have their engine's socket."""
+        raise NotImplementedError
+
+    @property
+    def registry_address(self) -> str:
+        """Return where nodes, and tests, reach the registry. It speaks plain HTTP."""
+        raise NotImplementedError
 
     def settings(self, **options: Any) -> KubernetesSettings:
         """Return settings for builds by `SCRIPT`."""
@@ -57,8 +63,8 @@ class Place:
             "kubeconfig": str(self.cluster.kubeconfig),
             "namespace": self.namespace,
             "builder_image": self.image,
-            "docker_socket": str(self.engine.socket),
-            "registry": {"plain_http": [self.registry.address]},
+            "docker_socket": self.docker_socket,
+            "registry": {"plain_http": [self.registry_address]},
             "repo2docker": ["sh", "-c", SCRIPT, "script"],
             **options,
         }
@@ -67,7 +73,7 @@ class Place:
     def request(self, what: str = "builds", *, url: str = "", ref: str = "1" * 40) -> BuildRequest:
         """Return a request for an image that is not there, built from `url` or by `SCRIPT`."""
         token = secrets.token_hex(6)
-        image = f"{self.registry.address}/kubernetes-builds/{token}:one"
+        image = f"{self.registry_address}/kubernetes-builds/{token}:one"
         return BuildRequest(f"build-{token}", image, url or f"https://example.org/{what}", ref)
 
     def release(self, request: BuildRequest) -> None:
@@ -98,13 +104,57 @@ class Place:
 
     def pushed(self, image: str) -> bool:
         """Return whether the registry has an image."""
-        repository, _, tag = image.removeprefix(f"{self.registry.address}/").rpartition(":")
-        answer = httpx.get(f"{self.registry.url}/v2/{repository}/tags/list", trust_env=False)
+        repository, _, tag = image.removeprefix(f"{self.registry_address}/").rpartition(":")
+        url = f"http://{self.registry_address}/v2/{repository}/tags/list"
+        answer = httpx.get(url, trust_env=False)
         return answer.status_code == 200 and tag in (answer.json()["tags"] or [])
 
     def kubectl(self, *arguments: str, given: object = None) -> str:
         """Run kubectl in the namespace."""
         return self.cluster.kubectl(f"--namespace={self.namespace}", *arguments, given=given)
+
+
+@dataclass(frozen=True)
+class GivenPlace(Builds):
+    """The same in a cluster that somebody else runs."""
+
+    cluster: Cluster
+    namespace: str
+    image: str
+    socket: str
+    registry: str
+
+    @property
+    def docker_socket(self) -> str:
+        """Return the socket that was told."""
+        return self.socket
+
+    @property
+    def registry_address(self) -> str:
+        """Return the address that was told."""
+        return self.registry
+
+
+@dataclass(frozen=True)
+class Place(Builds):
+    """The same in a cluster of the tests' own."""
+
+    cluster: KubernetesCluster
+    engine: DockerEngine
+    """The node's."""
+    namespace: str
+    registry: Registry
+    image: str
+
+    @property
+    def docker_socket(self) -> str:
+        """Return the socket of the node's engine."""
+        return str(self.engine.socket)
+
+    @property
+    def registry_address(self) -> str:
+        """Return where the registry is."""
+        return self.registry.address
 
     def kubeconfig_of(self, account: str, folder: Path) -> str:
         """Write a kubeconfig for a service account and return its path."""

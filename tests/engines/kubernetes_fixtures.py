@@ -16,7 +16,7 @@ import pytest
 from engines import kubernetes_build
 from engines.docker import DockerEngine
 from engines.kubernetes import Cluster, KubernetesCluster, cluster_folders
-from engines.kubernetes_builds import Place
+from engines.kubernetes_builds import Builds, GivenPlace, Place
 from engines.processes import cache_folder, one_of
 from engines.registry import Registry
 
@@ -71,6 +71,37 @@ def kubernetes_place(
     image = cluster.load(repo2docker_image, docker_engine)
     with make_registry(host=cluster.outside) as registry:
         yield Place(cluster, cluster.engine, "default", registry, image)
+
+
+@pytest.fixture(scope="session")
+def given_place(
+    kubernetes_cluster: Cluster, request: pytest.FixtureRequest, require: Require
+) -> Place | GivenPlace:
+    """Return where builds run in the cluster that KUBECONFIG tells, else in one of our own.
+
+    For the former the environment says more: BINDERKIT_REGISTRY, the address of a registry without
+    TLS or login that the cluster's nodes and this machine reach; BINDERKIT_DOCKER_SOCKET, where its
+    nodes have their engine's socket.
+    """
+    if isinstance(kubernetes_cluster, KubernetesCluster):
+        own: Place = request.getfixturevalue("kubernetes_place")
+        return own
+    registry = os.environ.get("BINDERKIT_REGISTRY", "")
+    require("a registry", "set BINDERKIT_REGISTRY as well as KUBECONFIG", there=bool(registry))
+    socket = os.environ.get("BINDERKIT_DOCKER_SOCKET", "/var/run/docker.sock")
+    engine: DockerEngine = request.getfixturevalue("docker_engine")
+    ours: str = request.getfixturevalue("repo2docker_image")
+    image = f"{registry}/binderkit-tests/{ours}"
+    engine.docker("tag", ours, image)
+    engine.docker("push", image, timeout=600)
+    return GivenPlace(kubernetes_cluster, "default", image, socket, registry)
+
+
+@pytest.fixture(scope="module")
+def given_builds(given_place: Place | GivenPlace) -> Iterator[Builds]:
+    """Return the same with a namespace of its own."""
+    with given_place.cluster.namespace() as name:
+        yield replace(given_place, namespace=name)
 
 
 @pytest.fixture(scope="module")
