@@ -26,6 +26,19 @@ pytestmark = [pytest.mark.anyio, pytest.mark.real]
 in_thread = anyio.to_thread.run_sync
 
 
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+ADDRESSES = ["127.0.0.2", *(["::1"] if has_ipv6() else [])]
+"""Of this machine: not every one has IPv6."""
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -137,6 +150,39 @@ async def test_limits_and_rights(engine: DockerEngine, quick: str) -> None:
         assert open_at == [{"HostIp": "127.0.0.1", "HostPort": str(port_of(url))}]
         assert await api_status(engine.address, port_of(url), asked.token) == 0, "loopback alone"
         await made.stop(asked)
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+async def test_an_address_of_ones_own(engine: DockerEngine, quick: str, address: str) -> None:
+    asked = request(quick)
+    async with launching(engine, address=address) as made:
+        url = await made.launch(asked, LaunchLog())
+        host = f"[{address}]" if ":" in address else address
+        assert url == f"http://{host}:{port_of(url)}/"
+        assert await api_status(address, port_of(url), asked.token) == 200
+        assert await api_status("127.0.0.1", port_of(url), asked.token) == 0
+        assert await made.launch(asked, LaunchLog()) == url, "who asks again finds it"
+        await made.stop(asked)
+
+
+async def test_every_address_and_a_name_for_it(engine: DockerEngine, quick: str) -> None:
+    for options, host in (
+        ({}, socket.gethostname()),
+        ({"url_host": "nb.example.org", "probe_host": engine.address}, "nb.example.org"),
+    ):
+        asked = request(quick)
+        async with launching(engine, address="0.0.0.0", **options) as made:
+            url = await made.launch(asked, LaunchLog())
+            assert url == f"http://{host}:{port_of(url)}/"
+            for open_at in ("127.0.0.1", engine.address):
+                assert await api_status(open_at, port_of(url), asked.token) == 200
+            await made.stop(asked)
+
+
+async def test_a_server_is_asked_where_the_settings_say(engine: DockerEngine, quick: str) -> None:
+    # It is open on loopback alone, and so not where it is asked.
+    async with launching(engine, probe_host=engine.address, start_timeout=1.5) as made:
+        assert "did not answer within 1.5 s" in await failure(made, request(quick))
 
 
 async def test_idle_time_of_whoever_asked(engine: DockerEngine, quick: str) -> None:

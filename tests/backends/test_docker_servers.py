@@ -11,7 +11,13 @@ import pytest
 
 from binder_backends.docker.launch_settings import DockerLaunchSettings
 from binder_backends.docker.pulling import _Layers, _login_header, _refusal
-from binder_backends.docker.servers import read_server, server_config, user_of
+from binder_backends.docker.servers import (
+    probed_host,
+    read_server,
+    server_config,
+    server_url,
+    user_of,
+)
 from binder_core.plugin import BackendUnavailable, LaunchFailed, LaunchRequest
 
 REQUEST = LaunchRequest("one", "r.example/x:1", "t0ken", repo_url="https://u:pw@host/r")
@@ -59,6 +65,29 @@ def test_the_command() -> None:
     assert not [word for word in config(idle_timeout=0)["Cmd"] if "no_activity" in word]
 
 
+@pytest.mark.parametrize(
+    ("options", "url", "probed"),
+    [
+        ({}, "http://127.0.0.1:4000/", "127.0.0.1"),
+        ({"address": "192.0.2.7"}, "http://192.0.2.7:4000/", "192.0.2.7"),
+        ({"address": "::1"}, "http://[::1]:4000/", "::1"),
+        # Every address is asked at loopback, and told by this machine's name.
+        ({"address": "0.0.0.0"}, "http://here:4000/", "127.0.0.1"),
+        ({"address": "::"}, "http://here:4000/", "::1"),
+        ({"url_host": "nb.example.org"}, "http://nb.example.org:4000/", "127.0.0.1"),
+        ({"address": "::", "url_host": "2001:db8::1"}, "http://[2001:db8::1]:4000/", "::1"),
+        ({"address": "0.0.0.0", "probe_host": "host"}, "http://here:4000/", "host"),
+        ({"probe_host": "::1"}, "http://127.0.0.1:4000/", "::1"),
+    ],
+)
+def test_where_a_server_is_told_to_be_and_where_it_is_asked(
+    options: dict[str, Any], url: str, probed: str
+) -> None:
+    settings = msgspec.convert(options, DockerLaunchSettings)
+    assert server_url(settings, 4000, this_machine="here") == url
+    assert probed_host(settings) == probed
+
+
 def test_no_limits() -> None:
     given = config(memory_limit="", pids_limit=0)["HostConfig"]
     assert (given["Memory"], given["NanoCpus"], given["PidsLimit"]) == (0, 0, None)
@@ -70,6 +99,9 @@ def test_no_limits() -> None:
         {"memory_limit": "lots"},
         {"cpu_limit": -1.0},
         {"address": ""},
+        {"address": "[::1]"},
+        {"url_host": "[2001:db8::1]:80"},
+        {"probe_host": "[::1]"},
         {"server_log_cap_bytes": 1},
         {"no_such_setting": 1},
     ],

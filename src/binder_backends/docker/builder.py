@@ -10,15 +10,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final
 
 import anyio
 import msgspec
 
 from binder_backends.containers import STOP_FILE, BuildPlan, plan_build
 from binder_backends.docker.container import HANDED_OVER, container_config, handed_over, log_bytes
-from binder_backends.docker.engine import DEFAULT_SOCKET, Conflict, Engine, NotThere
+from binder_backends.docker.engine import DEFAULT_SOCKET, Conflict, NotThere
+from binder_backends.docker.engine_plugin import EnginePlugin
 from binder_backends.docker.reading import (
     LogFeed,
     TooLong,
@@ -36,13 +36,11 @@ from binder_backends.docker.runs import (
 )
 from binder_backends.docker.settings import DockerSettings
 from binder_backends.docker.verdicts import too_long, verdict
-from binder_backends.registry import Registry
 from binder_core.plugin import (
     BackendUnavailable,
     BuildFailed,
     BuildRequest,
     BuildRun,
-    Plugin,
     Report,
 )
 
@@ -59,7 +57,7 @@ _NEVER_STARTED: Final = 600.0
 """Seconds after which a container that was not started never will be."""
 
 
-class DockerBuilder(Plugin):
+class DockerBuilder(EnginePlugin):
     """Builds images in containers on a Docker engine.
 
     Args:
@@ -69,36 +67,10 @@ class DockerBuilder(Plugin):
     Settings: ClassVar[type[msgspec.Struct]] = DockerSettings
 
     def __init__(self, settings: DockerSettings) -> None:
+        every = min(_SWEEP_EVERY, settings.keep_builds_for)
+        super().__init__(settings.host, settings.registry, sweep_every=every)
         self._settings = settings
-        self._engine = Engine(settings.host)
-        self._registry = Registry(settings.registry)
-        self._stack = contextlib.AsyncExitStack()
         self._version = ""
-
-    async def __aenter__(self) -> Self:
-        """Connect to the engine, and begin to clear up what ended builds have left.
-
-        Raises:
-            BackendUnavailable: Builds are not possible; see `check`.
-        """
-        async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(self._engine)
-            await stack.enter_async_context(self._registry)
-            await self.check()
-            tasks = await stack.enter_async_context(anyio.create_task_group())
-            stack.callback(tasks.cancel_scope.cancel)
-            tasks.start_soon(self._sweep_for_ever)
-            self._stack = stack.pop_all()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Let go: builds under way go on."""
-        await self._stack.__aexit__(None, None, None)
 
     async def check(self) -> None:
         """Return if the engine answers, is new enough, and has the builder image.
@@ -355,12 +327,6 @@ class DockerBuilder(Plugin):
             raise BackendUnavailable("The build container could not be ended.")
 
     # -- Clearing up -------------------------------------------------------------------------
-
-    async def _sweep_for_ever(self) -> None:
-        while True:
-            with contextlib.suppress(BackendUnavailable):
-                await self.sweep()
-            await anyio.sleep(max(1.0, min(_SWEEP_EVERY, self._settings.keep_builds_for)))
 
     async def sweep(self) -> None:
         """Remove the containers of builds that ended long enough ago, whoever started them.

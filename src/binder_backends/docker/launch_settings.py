@@ -67,5 +67,8 @@ class DockerLaunchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
                 raise ValueError(f"{name} must not be below 0")
         if not self.address:
             raise ValueError("address must not be empty: 127.0.0.1, or 0.0.0.0 for every address")
+        for name in ("address", "url_host", "probe_host"):
+            if "[" in getattr(self, name):
+                raise ValueError(f"{name} is without brackets and port: ::1, not [::1]:80")
         if self.server_log_cap_bytes < 2**16:
             raise ValueError("server_log_cap_bytes must be at least 65536")

@@ -11,14 +11,14 @@ import socket
 import time
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from types import TracebackType
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final
 
 import anyio
 import msgspec
 from aiodocker.exceptions import DockerError
 
-from binder_backends.docker.engine import Conflict, Engine, Inspected, NotThere
+from binder_backends.docker.engine import Conflict, Inspected, NotThere
+from binder_backends.docker.engine_plugin import EnginePlugin
 from binder_backends.docker.launch_settings import DockerLaunchSettings
 from binder_backends.docker.pulling import pull
 from binder_backends.docker.servers import (
@@ -27,19 +27,19 @@ from binder_backends.docker.servers import (
     SERVER_LABEL,
     TOKEN_FILE,
     Server,
+    probed_host,
     read_server,
     server_config,
+    server_url,
     user_of,
 )
 from binder_backends.jupyter import api_status
-from binder_backends.registry import Registry
 from binder_backends.runner.text import Redactor
 from binder_core.plugin import (
     BackendUnavailable,
     LaunchFailed,
     LaunchReport,
     LaunchRequest,
-    Plugin,
 )
 
 _FAST: Final = 0.02
@@ -54,10 +54,9 @@ _NEVER_STARTED: Final = 600.0
 """Seconds after which a container that was not started never will be."""
 _LINES: Final = 10
 _LINE_CHARS: Final = 400
-_WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked for
 
 
-class DockerLauncher(Plugin):
+class DockerLauncher(EnginePlugin):
     """Launches servers as containers on a Docker engine.
 
     Args:
@@ -67,37 +66,11 @@ class DockerLauncher(Plugin):
     Settings: ClassVar[type[msgspec.Struct]] = DockerLaunchSettings
 
     def __init__(self, settings: DockerLaunchSettings) -> None:
+        every = min(_SWEEP_EVERY, settings.keep_ended_for)
+        super().__init__(settings.host, settings.registry, sweep_every=every)
         self._settings = settings
-        self._engine = Engine(settings.host)
-        self._registry = Registry(settings.registry)
-        self._stack = contextlib.AsyncExitStack()
         self._under_way: dict[str, set[anyio.CancelScope]] = {}
         self._version = ""
-
-    async def __aenter__(self) -> Self:
-        """Connect to the engine, and begin to clear up behind servers that ended.
-
-        Raises:
-            BackendUnavailable: Launches are not possible; see `check`.
-        """
-        async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(self._engine)
-            await stack.enter_async_context(self._registry)
-            await self.check()
-            tasks = await stack.enter_async_context(anyio.create_task_group())
-            stack.callback(tasks.cancel_scope.cancel)
-            tasks.start_soon(self._sweep_for_ever)
-            self._stack = stack.pop_all()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Let go: servers go on."""
-        await self._stack.__aexit__(None, None, None)
 
     async def check(self) -> None:
         """Return if the engine answers, is new enough, and has the network of servers.
@@ -314,7 +287,7 @@ class DockerLauncher(Plugin):
         """
         settings = self._settings
         deadline = time.monotonic() + settings.start_timeout
-        host = settings.probe_host or _WILDCARDS.get(settings.address, settings.address)
+        host = probed_host(settings)
         delay, refused_since = _FAST, 0.0
         while True:
             status = 0
@@ -328,7 +301,7 @@ class DockerLauncher(Plugin):
             if status == 200 and now.port == server.port:
                 if not now.restarts:
                     await self._let_restart(now)
-                return self._url(now.port)
+                return server_url(settings, now.port, this_machine=socket.gethostname())
             server = now
             if status in {401, 403}:
                 refused_since = refused_since or time.monotonic()
@@ -379,13 +352,6 @@ class DockerLauncher(Plugin):
         lines = printed.decode("utf-8", "replace").splitlines()
         return [line.rstrip() for line in lines if line.strip()][-_LINES:]
 
-    def _url(self, port: int) -> str:
-        address = self._settings.address
-        host = self._settings.url_host or (
-            socket.gethostname() if address in _WILDCARDS else address
-        )
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-
     def _no_network(self) -> BackendUnavailable:
         name = self._settings.network
         return BackendUnavailable(
@@ -409,12 +375,6 @@ class DockerLauncher(Plugin):
                     " engine."
                 )
             await anyio.sleep(_SLOW)
-
-    async def _sweep_for_ever(self) -> None:
-        while True:
-            with contextlib.suppress(BackendUnavailable):
-                await self.sweep()
-            await anyio.sleep(max(1.0, min(_SWEEP_EVERY, self._settings.keep_ended_for)))
 
     async def sweep(self) -> None:
         """Remove the containers of servers that ended long enough ago, whoever started them.

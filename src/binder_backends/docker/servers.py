@@ -28,6 +28,7 @@ would be one that the engine asks to end as the engine stops: so it does not ask
 """
 
 _PORT: Final = "8888/tcp"
+_WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked for
 # What there is differs from image to image, so it is found out in the container.
 _FIRST_OF: Final = """\
 for program in jupyter-lab jupyter-notebook jupyter-server; do
@@ -101,6 +102,24 @@ def _published(said: Inspected) -> int:
             if binding.get("HostPort"):
                 return int(binding["HostPort"])
     return 0
+
+
+def server_url(settings: DockerLaunchSettings, port: int, *, this_machine: str) -> str:
+    """Return the URL that a server is told by.
+
+    Args:
+        settings: The operator's.
+        port: Where it is published.
+        this_machine: The name that stands for every address.
+    """
+    address = settings.address
+    host = settings.url_host or (this_machine if address in _WILDCARDS else address)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+def probed_host(settings: DockerLaunchSettings) -> str:
+    """Return where a server is asked whether it answers."""
+    return settings.probe_host or _WILDCARDS.get(settings.address, settings.address)
 
 
 def server_config(
