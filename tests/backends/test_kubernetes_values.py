@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +24,7 @@ from binder_backends.kubernetes.manifest import (
     secret_of,
 )
 from binder_backends.kubernetes.pods import read, why_it_ended, why_it_failed
-from binder_backends.runner.performing import FROM_OUTSIDE
+from binder_backends.runner import FROM_OUTSIDE
 from binder_core.plugin import BuildRequest
 
 REQUEST = BuildRequest(
@@ -218,6 +220,11 @@ def test_a_label_can_hold_what_stands_for_a_repository() -> None:
     value = repo_hash("https://example.org/" + "x" * 500)
     assert len(value) <= 63
     assert value.isalnum()
+
+
+def test_a_server_in_a_pod_needs_nothing_that_only_builds_need() -> None:
+    code = "import sys; sys.modules['psutil'] = None; import binder_backends.kubernetes"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 # -- What the API says ---------------------------------------------------------------------------

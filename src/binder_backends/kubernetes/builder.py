@@ -32,7 +32,7 @@ from binder_backends.kubernetes.pods import Pod, why_it_ended, why_it_failed
 from binder_backends.kubernetes.settings import KubernetesSettings
 from binder_backends.kubernetes.watching import Pods
 from binder_backends.registry import Registry
-from binder_backends.runner.performing import FROM_OUTSIDE
+from binder_backends.runner import FROM_OUTSIDE
 from binder_core.plugin import (
     BackendUnavailable,
     BuildFailed,

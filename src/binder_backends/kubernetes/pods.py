@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from binder_backends.kubernetes.manifest import CONTAINER, ENDED, REPO_LABEL, SECRET
-from binder_backends.runner.performing import FROM_OUTSIDE
+from binder_backends.runner import FROM_OUTSIDE
 
 _IMAGE_TROUBLE: Final = frozenset(
     {

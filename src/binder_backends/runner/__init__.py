@@ -11,6 +11,7 @@ lines come out. `performing` and `processes` run things. It leaves no descendant
 """
 
 from binder_backends.runner.options import (
+    FROM_OUTSIDE,
     AnyRecipe,
     CommandRecipe,
     EngineOptions,
@@ -20,6 +21,7 @@ from binder_backends.runner.options import (
 )
 
 __all__ = [
+    "FROM_OUTSIDE",
     "AnyRecipe",
     "CommandRecipe",
     "EngineOptions",

@@ -6,9 +6,15 @@ of a process, which everybody on the machine can read.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
+
+FROM_OUTSIDE: Final = (
+    "The build was ended from outside (was the engine or the machine restarted?). Ask again, and"
+    " it is built anew."
+)
+"""Why a build failed that somebody ended without a word. Who runs builds may know more."""
 
 
 class LocalRecipe(msgspec.Struct, frozen=True, tag="local", forbid_unknown_fields=True):

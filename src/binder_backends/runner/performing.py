@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from binder_backends.runner.options import FROM_OUTSIDE
 from binder_backends.runner.pipeline import Pipeline
 from binder_backends.runner.processes import descendants, kill_all, reap
 from binder_backends.runner.recipes import Breath, Recipe, RecipeFailed, Say, Step, StepResult
@@ -24,12 +25,6 @@ _READ_BYTES: Final = 256 * 1024
 _PIPE_BYTES: Final = 1024 * 1024
 _DRAIN: Final = 2.0
 """Seconds in which the pipes of a program that has ended must come to their end."""
-
-FROM_OUTSIDE: Final = (
-    "The build was ended from outside (was the engine or the machine restarted?). Ask again, and"
-    " it is built anew."
-)
-"""Why a build failed that somebody ended without a word. Who runs builds may know more."""
 
 
 class Performer:
