@@ -9,11 +9,12 @@ from typing import Any
 
 import anyio
 import pytest
-from watched_builds import Watching, absent, building, eventually, off
+from watched_builds import GUARD, Watching, absent, building, eventually, off
 
-from binder_backends.kubernetes import KubernetesSettings
+from binder_backends.kubernetes import KubernetesBuilder, KubernetesSettings
 from binder_backends.kubernetes.affinity import rendezvous
-from binder_core.plugin import BuildRequest
+from binder_core.plugin import BackendUnavailable, BuildRequest
+from binder_core.testing import StrictReport
 from engines.docker import DockerEngine
 from engines.kubernetes import NODE_LOST_AFTER, KubernetesCluster
 from engines.kubernetes_builds import RELEASE, Place
@@ -127,6 +128,11 @@ async def test_a_node_that_is_away_for_a_while(kubernetes_builds: Place, second:
             # The cluster has noticed; after five minutes it would give its pods up.
             await eventually(partial(unready, cluster))
             before = len(watching.text)
+            with pytest.raises(BackendUnavailable) as fault, anyio.fail_after(GUARD):
+                hasty = steady(place, placement="repository", nodes=nodes, outage=1.0)
+                async with KubernetesBuilder(hasty) as other:
+                    await other.build(request, StrictReport())
+            assert fault.value.message == "The build's node does not answer."
         finally:
             await off(cluster.run, "kubelet")
         await watching.until_line(before + 20)

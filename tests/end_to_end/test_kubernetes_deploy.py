@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +14,8 @@ import anyio
 import anyio.to_thread
 import httpx
 import pytest
-import tomli_w
 import yaml
+from kubernetes_overlay import SERVER, apply, load_server, pods_of, write
 from real_server import Heard, listening, until
 
 from binder_backends.kubernetes.builder import NEEDED
@@ -29,9 +27,6 @@ from engines.registry import Registry
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 
-ROOT = Path(__file__).parents[2]
-DEPLOY = ROOT / "deploy" / "kubernetes"
-SERVER, TAG = "binderkit-server", "test"
 ASKED_OF_ONESELF = ("create", "selfsubjectaccessreviews")
 """What the cluster lets anybody do who is known to it."""
 
@@ -63,25 +58,17 @@ class Deployment:
         """Return those that are ready and stay."""
         return [
             Server(pod["metadata"]["name"], f"http://{pod['status']['podIP']}:8585/")
-            for pod in self._pods("server")
+            for pod in pods_of(self.place, "server")
             if "deletionTimestamp" not in pod["metadata"] and _ready(pod)
         ]
 
     def builds(self) -> list[Mapping[str, Any]]:
         """Return the pods of builds."""
-        return self._pods("build")
+        return pods_of(self.place, "build")
 
     def kubectl(self, *arguments: str, given: object = None) -> str:
         """Run kubectl in the namespace."""
         return self.place.kubectl(*arguments, given=given)
-
-    def _pods(self, component: str) -> list[Mapping[str, Any]]:
-        labels = f"app.kubernetes.io/component={component}"
-        said = self.place.cluster.get(
-            "pods", f"--namespace={self.place.namespace}", f"--selector={labels}"
-        )
-        found: list[Mapping[str, Any]] = said["items"]
-        return found
 
 
 class Client:
@@ -121,14 +108,7 @@ def server_image(
     own_kubernetes_cluster: KubernetesCluster,
 ) -> str:
     """Return the image of servers, made from our Dockerfile: the cluster has it."""
-    image = f"{SERVER}:{TAG}"
-    docker_engine.docker(
-        *("buildx", "build", "--quiet", "--tag", image),
-        *("--build-arg", f"BASE={images.DEBIAN_PYTHON}"),
-        *("--file", str(ROOT / "deploy/server/Dockerfile"), str(ROOT)),
-        timeout=900,
-    )
-    return own_kubernetes_cluster.load(image, docker_engine)
+    return load_server(docker_engine, own_kubernetes_cluster)
 
 
 @pytest.fixture
@@ -147,44 +127,14 @@ def place(
 @pytest.fixture
 def deployed(place: Place, server_image: str, tmp_path: Path) -> Deployment:
     """Do what docs/kubernetes.md says, and return when it runs."""
-    overlay, example = tmp_path / "overlay", DEPLOY / "overlays" / "example"
-    overlay.mkdir()
-    said = yaml.safe_load((example / "kustomization.yaml").read_text())
-    said["namespace"] = place.namespace
-    said["bases"] = [os.path.relpath(each, overlay) for each in bases(place)]
-    said["images"] = [{"name": SERVER, "newName": SERVER, "newTag": TAG}]
-    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(said))
-    for name in said["resources"]:
-        (overlay / name).write_text((example / name).read_text())
-    settings = tomllib.loads((example / "binder.toml").read_text())
-    del settings["server"]["public_url"]
-    settings["builder"]["image_prefix"] = f"{place.registry.address}/deployed-"
-    settings["builder"]["kubernetes"] |= {
-        "builder_image": place.image,
-        "image_pull_policy": "Never",
-        "docker_socket": str(place.engine.socket),
-        "registry": {"plain_http": [place.registry.address]},
-        "repo2docker": ["sh", "-c", SCRIPT, "script"],
-    }
-    (overlay / "binder.toml").write_text(tomli_w.dumps(settings))
-    keys = (example / "secrets.env.example").read_text()
-    filled = [
-        line + secrets.token_hex(32) if line.endswith("=") else line for line in keys.splitlines()
-    ]
-    (tmp_path / "secrets.env").write_text("\n".join(filled))
-    place.kubectl(
-        *("create", "secret", "generic", "binder-secrets"),
-        f"--from-env-file={tmp_path / 'secrets.env'}",
-    )
-    place.kubectl("apply", "--kustomize", str(overlay))
-    place.kubectl("rollout", "status", "deployment/binder", "--timeout=110s")
+
+    def adapt(settings: dict[str, Any]) -> None:
+        settings["builder"]["image_prefix"] = f"{place.registry.address}/deployed-"
+        settings["builder"]["kubernetes"]["repo2docker"] = ["sh", "-c", SCRIPT, "script"]
+
+    write(place, "example", tmp_path, images=(SERVER,), adapt=adapt)
+    apply(place, tmp_path, "binder")
     return Deployment(place)
-
-
-def bases(place: Place) -> list[Path]:
-    version = yaml.safe_load(place.kubectl("version", "--output=yaml"))["serverVersion"]
-    recent = int(version["minor"].rstrip("+")) >= 21
-    return [DEPLOY / "base", DEPLOY / "pod-disruption-budget" / ("v1" if recent else "v1beta1")]
 
 
 async def test_clients_of_a_server_that_goes_resume_on_the_others(deployed: Deployment) -> None:
