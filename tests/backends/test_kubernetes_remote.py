@@ -173,6 +173,35 @@ async def test_an_engine_in_the_clear(
     assert await off(place.pushed, request.image)
 
 
+@pytest.fixture
+def old_image(
+    kubernetes_builds: Place, docker_engine: DockerEngine, old_repo2docker_image: str
+) -> str:
+    """Return the builder image with a repo2docker that used no buildx."""
+    return kubernetes_builds.cluster.load(old_repo2docker_image, docker_engine)
+
+
+async def test_an_old_repo2docker(
+    kubernetes_builds: Place,
+    old_image: str,
+    engine_elsewhere: DockerEngine,
+    certificates: str,
+    repository: tuple[str, str],
+) -> None:
+    place, (url, commit) = kubernetes_builds, repository
+    request = place.request(url=url, ref=commit)
+    settings = elsewhere(
+        *(place, engine_elsewhere.tcp_host, certificates),
+        repo2docker=list(REPO2DOCKER),
+        builder_image=old_image,
+    )
+    async with building(settings) as start:
+        watching = start(request)
+        assert await watching.end() == "", watching.text[-5:]
+    expect_growth(watching)
+    assert await off(place.pushed, request.image)
+
+
 async def test_pods_of_the_images_own_user(
     kubernetes_builds: Place, engine_elsewhere: DockerEngine, certificates: str
 ) -> None:

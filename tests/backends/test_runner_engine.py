@@ -194,11 +194,13 @@ def test_no_address(host: str) -> None:
 # -- What may work later is tried again ----------------------------------------------------------
 
 
-def test_nobody_there_now() -> None:
+def test_nobody_there_now(client: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         host = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
     with pytest.raises(EngineAway, match="Connection refused"):
         ping(host)
+    with pytest.raises(EngineAway, match="Connection refused"):
+        ping(host, str(client))
 
 
 def test_an_engine_that_is_sick_or_silent(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from binder_backends.runner.telling import tell_line
@@ -259,6 +259,17 @@ class _Connection(http.client.HTTPConnection):
             sock.close()
             raise
         self.sock = sock
+
+    def send(self, data: Any) -> None:
+        try:
+            super().send(data)
+        except OSError:
+            # With TLS 1.3 the engine looks at our certificate when we may be sending already. What
+            # it said of it, before it closed the connection, can still be read, and raises.
+            if self._context is not None and self.sock is not None:
+                self.sock.settimeout(_ANSWER_WITHIN)
+                self.sock.recv(1)
+            raise
 
     def _open(self) -> socket.socket:
         sock = socket.create_connection((self.host, self.port), _CONNECT_WITHIN)
