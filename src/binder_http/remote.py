@@ -168,7 +168,7 @@ def _message(body: bytes) -> str:
     """Return what a server of ours says that it refuses with; empty where it is none of ours."""
     try:
         message = msgspec.json.decode(body)["message"]
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
         return ""
     return message if isinstance(message, str) else ""
 

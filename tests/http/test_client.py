@@ -243,6 +243,12 @@ def page(status: str, kind: str, body: str, more: str = "") -> Reply:
         (page("404 Not Found", "text/html", "<h1>Not <b>here</b></h1>"), 404, "Not here"),
         (page("403 Forbidden", "text/plain", "who?"), 403, r"who\?. It does not accept this token"),
         (page("400 Bad", "application/json", '{"m": 1}'), 400, r"400 with application/json"),
+        (page("400 Bad", "application/json", '{"message": "so\\u001bno"}'), 400, r": so no$"),
+        (
+            Reply(b'HTTP/1.1 400 Bad\r\n\r\n{"message": "\xff"}'),
+            400,
+            "answered 400 with no content",
+        ),
         (page("429 No", "text/plain", "", "retry-after: 7\r\n"), 429, "try again in 7 s"),
         (page("429 No", "text/plain", ""), 429, "try again later"),
         (page("200 OK", "text/plain", f"You said {TOKEN}!"), 200, "You said …!"),
