@@ -191,7 +191,7 @@ _HINTS: Final = (
     (
         # Of buildx itself: what the steps of an image print has a number before it.
         r"(?m)^ERROR: .*(Unavailable: |code = Unavailable |error reading from server)",
-        "The connection to the Docker engine broke: is it running? Ask again to build anew.",
+        "The connection to the Docker engine broke (was it restarted?). Ask again to build anew.",
     ),
     (
         r"no space left on device|ENOSPC",
