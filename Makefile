@@ -31,19 +31,21 @@ bench: $(VENV)/.benched
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
 
-# `pip install --group` is not in the pip that comes with Python 3.11.
-$(VENV)/bin/pip:
+# `pip install --group` is not in the pip that comes with Python 3.11, nor in an environment that somebody
+# else made here.
+$(VENV)/.pip:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@touch $@
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/pip
+$(VENV)/.installed: pyproject.toml | $(VENV)/.pip
 	$(BIN)/pip install --quiet --editable '.[server,local]'
 	@touch $@
 
-$(VENV)/.tested: pyproject.toml | $(VENV)/bin/pip
+$(VENV)/.tested: pyproject.toml | $(VENV)/.pip
 	$(BIN)/pip install --quiet --editable '.[all]' --group dev
 	@touch $@ $(VENV)/.installed
 
-$(VENV)/.benched: pyproject.toml | $(VENV)/bin/pip
+$(VENV)/.benched: pyproject.toml | $(VENV)/.pip
 	$(BIN)/pip install --quiet --editable '.[server,local]' --group bench
 	@touch $@ $(VENV)/.installed

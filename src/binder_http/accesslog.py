@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import parse_qsl
 
 from hypercorn.logging import Logger as HypercornLogger
@@ -14,12 +15,45 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("binder.access")
 
+ELSEWHERE: Final = "binder.logged-elsewhere"
+"""Among a scope's extensions: hypercorn does not know how this request ends."""
+
 _SHOWN: Final = frozenset({"build_only"})
 """Query parameters whose values are shown; no other's is: tokens are among them."""
 
 _MOST: Final = 300
 # Somebody may put a password into the URL of a repository, escaped or not.
 _CREDENTIALS: Final = re.compile(r"((?::|%3a)(?:/|%2f){2})[^/]*(?:@|%40)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What will be logged of a request when it has ended."""
+
+    text: str
+
+    @classmethod
+    def of(cls, request: WWWScope, status: int | None) -> Self:
+        """Return the entry of a request.
+
+        Args:
+            request: Its scope.
+            status: Of the answer; None: there was none.
+        """
+        client = request.get("client")
+        asked = target(request["raw_path"], request["query_string"])
+        return cls(
+            f'{client[0] if client else "-"} "{request.get("method", "-")} {asked}" '
+            f"{'-' if status is None else status}"
+        )
+
+    def log(self, seconds: float) -> None:
+        """Log it.
+
+        Args:
+            seconds: How long the request took.
+        """
+        log.info("%s %.3fs", self.text, seconds)
 
 
 class Logger(HypercornLogger):
@@ -29,16 +63,9 @@ class Logger(HypercornLogger):
         self, request: WWWScope, response: ResponseSummary | None, request_time: float
     ) -> None:
         """Log a request that was answered, or whose client left."""
-        if log.isEnabledFor(logging.INFO):
-            client = request.get("client")
-            log.info(
-                '%s "%s %s" %s %.3fs',
-                client[0] if client else "-",
-                request.get("method", "-"),
-                target(request["raw_path"], request["query_string"]),
-                response["status"] if response is not None else "-",
-                request_time,
-            )
+        if log.isEnabledFor(logging.INFO) and ELSEWHERE not in request.get("extensions", {}):
+            status = None if response is None else response["status"]
+            Entry.of(request, status).log(request_time)
 
 
 def target(raw_path: bytes, query: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from functools import partial
 from typing import Final
 
 from quart import Blueprint, Quart
@@ -14,6 +15,7 @@ from binder_http import assembly
 from binder_http.api import Api
 from binder_http.config import Config, Server
 from binder_http.connection import Connection
+from binder_http.handover import Handover
 from binder_http.late import LateAsker
 from binder_http.late_protocol import PREFIXES, LateProtocol
 from binder_http.metrics import Metrics
@@ -90,7 +92,11 @@ def blueprint(
 
 
 def create_app(
-    config: Config, *, binder: Binder | None = None, metrics: Metrics | None = None
+    config: Config,
+    *,
+    binder: Binder | None = None,
+    metrics: Metrics | None = None,
+    handover: Handover | None = None,
 ) -> Quart:
     """Return the app, for any ASGI server that knows lifespans.
 
@@ -99,9 +105,11 @@ def create_app(
         binder: An open one to use. By default the app makes one of the configuration, opens it
             before it serves and closes it at the end.
         metrics: That binder's observer.
+        handover: Takes streams over from hypercorn, where whoever serves the app ends them: see
+            `binder_http.server`.
     """
     app = Quart(__name__)
-    app.asgi_http_class = Connection
+    app.asgi_http_class = partial(Connection, handover=handover)  # type: ignore[assignment] # makes one
     app.config["MAX_CONTENT_LENGTH"] = _MOST_BODY_BYTES
     if binder is None:
         asker = assembly.make_asker(config)

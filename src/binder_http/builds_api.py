@@ -17,6 +17,7 @@ from binder_core.errors import BinderError, NoSuchBuild, Refused
 from binder_core.registry import parse_image
 from binder_core.resume import read_log_id
 from binder_http import sse, stream
+from binder_http.connection import EventStream
 from binder_http.security import Guard
 
 _MOST_REASON: Final = 300
@@ -92,11 +93,8 @@ class BuildsApi:
             kind = sse.CONTENT_TYPE
         else:
             body, kind = _text(told), "text/plain; charset=utf-8"
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        response = Response(body, content_type=kind, headers=headers)
-        # Else Quart cuts it after RESPONSE_TIMEOUT.
-        response.timeout = None
-        return response
+        headers = {"content-type": kind, "cache-control": "no-cache", "x-accel-buffering": "no"}
+        return EventStream(body, headers)
 
     async def _stop(self, name: str) -> Response:
         """Answer ``DELETE /api/builds/<name>``."""

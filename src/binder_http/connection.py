@@ -2,7 +2,8 @@
 
 That is three tasks, the request and its contexts for as long as the answer takes. A stream takes
 hours, most of which it waits: what it needs is a generator of bytes and an ear for the client's
-leaving.
+leaving. Where this package serves itself, hypercorn's part goes as well: see
+`binder_http.handover`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,18 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
-from hypercorn.typing import ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable
-from quart import Response
+from hypercorn.typing import (
+    ASGIReceiveCallable,
+    ASGIReceiveEvent,
+    ASGISendCallable,
+    HTTPScope,
+)
+from quart import Quart, Response
 from quart.asgi import ASGIHTTPConnection
 from quart.typing import ResponseTypes
 from quart.utils import encode_headers
+
+from binder_http.handover import Handover
 
 
 class EventStream(Response):
@@ -37,9 +45,17 @@ class Connection(ASGIHTTPConnection):
     """Quart's way to answer a request, which it leaves as soon as an event stream has begun.
 
     An app of somebody else's may have any other: streams work there as well, and take more memory.
+
+    Args:
+        app: Answers.
+        scope: The request's.
+        handover: Takes streams over from the server below, where it can.
     """
 
-    _body: AsyncGenerator[bytes] | None = None
+    def __init__(self, app: Quart, scope: HTTPScope, handover: Handover | None = None) -> None:
+        super().__init__(app, scope)
+        self._handover = handover
+        self._stream: EventStream | None = None
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Answer a request."""
@@ -52,22 +68,30 @@ class Connection(ASGIHTTPConnection):
             return message
 
         await super().__call__(heard, send)
-        body, self._body = self._body, None
-        if body is not None and not left:
-            await _pass_on(body, receive, send)
+        stream, self._stream = self._stream, None
+        if stream is None or left:
+            return
+        taken = self._handover is not None and self._handover.take(
+            self.scope, send, stream.body, stream.status_code
+        )
+        if not taken:
+            await _pass_on(stream.body, receive, send)
 
     async def _send_response(self, send: ASGISendCallable, response: ResponseTypes) -> None:
         if not isinstance(response, EventStream):
             await super()._send_response(send, response)
             return
+        headers = encode_headers(response.headers)
+        if self._handover is not None and self.scope["http_version"] == "1.1":
+            headers.append((b"connection", b"close"))  # nothing comes behind a stream taken over
         await send(
             {
                 "type": "http.response.start",
                 "status": response.status_code,
-                "headers": encode_headers(response.headers),
+                "headers": headers,
             }
         )
-        self._body = response.body
+        self._stream = response
 
 
 async def _pass_on(

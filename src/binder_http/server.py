@@ -33,6 +33,7 @@ from binder_http.accesslog import Logger
 from binder_http.api import Api
 from binder_http.app import EXTENSION, create_app, make_metrics
 from binder_http.config import Config
+from binder_http.handover import Handover
 
 log = logging.getLogger("binder.http")
 
@@ -125,7 +126,8 @@ async def running(
     opening = assembly.open_binder(config, observer=metrics, providers=providers, asker=asker)
     with _Listener.bound(config.server.host, config.server.port) as listener:
         async with opening as binder:
-            app = create_app(config, binder=binder, metrics=metrics)
+            handover = Handover(logged=config.server.access_log)
+            app = create_app(config, binder=binder, metrics=metrics, handover=handover)
             api: Api = app.extensions[EXTENSION]
             stop = asyncio.Event()
             serving = asyncio.create_task(
@@ -137,7 +139,7 @@ async def running(
             finally:
                 api.drain()
                 stop.set()
-                await _end(serving, listener, config.server.grace)
+                await _end(serving, handover, listener, config.server.grace)
 
 
 def announce(server: Running) -> None:
@@ -189,13 +191,17 @@ async def _stop_builds(server: Running, signals: asyncio.Queue[int]) -> None:
             log.error("stopping the builds failed", exc_info=outcome)
 
 
-async def _end(serving: asyncio.Task[None], listener: _Listener, grace: float) -> None:
+async def _end(
+    serving: asyncio.Task[None], handover: Handover, listener: _Listener, grace: float
+) -> None:
     """Return when nobody is served any more; after `grace` seconds connections are cut."""
-    _, late = await asyncio.wait({serving}, timeout=grace)
+    streams = asyncio.create_task(handover.ended())
+    _, late = await asyncio.wait({serving, streams}, timeout=grace)
     if late:
         log.warning("cutting the connections that are still open after %g s", grace)
         listener.cut()
-        await asyncio.wait({serving}, timeout=_AFTER_CUT)
+        await asyncio.wait({serving, streams}, timeout=_AFTER_CUT)
+    streams.cancel()
     if not serving.done():
         serving.cancel()
     with suppress(asyncio.CancelledError):
