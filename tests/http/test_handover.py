@@ -275,8 +275,9 @@ async def test_what_a_client_sends_behind_its_request_is_dropped() -> None:
         reader, writer = await one.raw(more=b"GET /page HTTP/1.1\r\nhost: x\r\n\r\n" * 3)
         assert await head(reader)
         assert await chunk(reader) == b"first"
-        writer.write(b"GET /page HTTP/1.1\r\nhost: x\r\n\r\n" + b"y" * 1_000_000)
-        await writer.drain()
+        writer.write(b"GET /page HTTP/1.1\r\nhost: x\r\n\r\n" + b"y" * 4 * WIDE)
+        (stream,) = one.handover._open
+        await until(lambda: not stream.transport.is_reading())
         one.say(None)
         assert await chunk(reader) == b""
         with suppress(ConnectionResetError):
