@@ -132,8 +132,9 @@ class Journal:
         self._taken += 1
         if self._pages:
             self._pages.clear()
-        if told.phase is not self._log_phase and told.phase in LOG:
-            self._log_phase = told.phase
+        phase = told.phase
+        if phase is not self._log_phase and phase in LOG:
+            self._log_phase = phase
         size = len(told.data) + _OVERHEAD
         if not self._tail and self._head_bytes + size <= self._half:
             self._head.append(told)

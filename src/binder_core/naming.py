@@ -15,6 +15,7 @@ MAX_DNS_LABEL: Final = 63
 _SAFE: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
 
 
+_UNSAFE: Final = re.compile(r"[^a-z0-9]+")
 _OWN: Final = re.compile(r"[a-z0-9-]*-[0-9a-f]{6}:[^/:@\s]+")
 """What `image_name` makes of repository and ref."""
 
@@ -65,6 +66,5 @@ def user_name(slug: str, unique: str) -> str:
 
 def _label(head: str, middle: str, tail: str) -> str:
     room = MAX_DNS_LABEL - len(head) - len(tail) - 2
-    safe = "".join(char if char.isascii() and char.isalnum() else "-" for char in middle.lower())
-    words = "-".join(word for word in safe.split("-") if word)[:room].strip("-")
+    words = _UNSAFE.sub("-", middle.lower()).strip("-")[:room].strip("-")
     return "-".join(part for part in (head, words or "x", tail) if part)

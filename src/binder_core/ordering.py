@@ -72,8 +72,6 @@ def log_phase(before: Phase | None, said: Phase | None) -> Phase:
         before: The phase of the line before, None for the first.
         said: What the line says of itself, None if nothing.
     """
-    if said is before and (said is _B or said is _F or said is _P):
-        return said  # as almost always: without the hash of an enum, which takes longer
     held = before if before in LOG else Phase.FETCHING
     if said not in LOG:
         return held

@@ -198,15 +198,17 @@ class Binder:
                 yield from self.steps.watch(job, cursor, built=request.build_only)
                 if not job.built:
                     return
+                if request.build_only:
+                    yield _only_built(image)
+                    return
                 launch = self._new_launch(resolved)
-                if not request.build_only:
-                    # Each one's own: who comes back behind it comes back to this launch.
-                    launch_id = self._signer.launch_id(launch, request.text)
-                    yield Said(Told(launch_id, Phase.BUILT, job.outcome.data))
+                # Each one's own: who comes back behind it comes back to this launch.
+                launch_id = self._signer.launch_id(launch, request.text)
+                yield Said(Told(launch_id, Phase.BUILT, job.outcome.data))
             cursor = launch
 
         if request.build_only:
-            yield Said(Told.of(Ready(message=f"Image {image} is built\n", image_name=image), END))
+            yield _only_built(image)
             return
         yield self._launch(request, resolved, image, cursor).reader(cursor.n)
 
@@ -291,6 +293,10 @@ class Binder:
             else:
                 checks.append(Check(service, ok=True))
         return checks
+
+
+def _only_built(image: str) -> Said:
+    return Said(Told.of(Ready(message=f"Image {image} is built\n", image_name=image), END))
 
 
 def _ended(cursor: Cursor | None) -> bool:

@@ -49,6 +49,8 @@ class BuildJob:
         comes back is told it even where the log is shorter than it was, or gone."""
         self.heard = 0
         """How many words of the builder have come, those that came again included."""
+        self.untold = 0
+        """How many lines have come since the watchers were woken for some."""
         self.began = anyio.current_time()
         self.scope = anyio.CancelScope()
         self.tasked = False
@@ -64,6 +66,8 @@ class BuildJob:
         # behind it; its lines are numbered on from here.
         self._runs: dict[str, int] = {}
         self._run_id: str | None = None
+        self._base = 0
+        """The number behind which those of the run that is told begin."""
         self.tell_waiting("Waiting for the build to start...\n")
 
     # The `Report` protocol.
@@ -83,7 +87,7 @@ class BuildJob:
             lost = events.log_event(log_phase(self._phase, None), "The build starts again.\n")
             self.tell(lost)
         self._run_id = run_id
-        self._runs.setdefault(run_id, self.journal.last_number)
+        self._base = self._runs.setdefault(run_id, self.journal.last_number)
         self._on_start(self, run_id)
         self.bell.ring()
 
@@ -99,10 +103,12 @@ class BuildJob:
         if self._run_id is None:
             raise RuntimeError("a builder must report `started` before its first line")
         self.heard += 1
-        number = self._runs[self._run_id] + n
+        number = self._base + n
         if self.ended or number <= self.journal.last_number:
             return
-        self._phase = now_in = log_phase(self._phase, phase)
+        now_in = self._phase
+        if phase is None or phase is not now_in:
+            self._phase = now_in = log_phase(now_in, phase)
         data = events.encode_line(now_in, message, progress)
         self.journal.append(Told(log_id(self._run_id, n), now_in, data), number)
         self._on_news(self)
@@ -154,7 +160,7 @@ class BuildJob:
         self.built, self.ended = event.phase is Phase.BUILT, True
         event_id = "" if self.built else END
         if of_run and self._run_id is not None:
-            n = self.journal.last_number + 1 - self._runs[self._run_id]
+            n = self.journal.last_number + 1 - self._base
             event_id = log_id(self._run_id, n, last=not self.built, built=self.built)
         self.outcome = Told.of(event, event_id)
         self.bell.ring()

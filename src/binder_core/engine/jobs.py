@@ -38,6 +38,9 @@ log = logging.getLogger("binder.engine")
 
 _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 8.0
+_ENOUGH = 500
+"""So many lines of a build wait for no others. To make them costs more than to write them, and
+clients that read them meanwhile are not kept waiting for the end."""
 
 
 class Jobs:
@@ -56,6 +59,7 @@ class Jobs:
         self.limits = limits
         self.draining = False
         self.machine = Builds(limits.of_builds())
+        self._heeds_silence = limits.build_silence is not None
         self._builder = builder
         self._launcher = launcher
         self._observer = observer
@@ -182,7 +186,8 @@ class Jobs:
 
     def leave(self, job: BuildJob) -> None:
         """Tell that a watcher went away."""
-        self.handle(builds.Left(job.id))
+        # Rule 7: it changes nothing, whenever it happens. There is nothing to do.
+        self.machine.handle(builds.Left(job.id), 0.0)
 
     def launch(
         self,
@@ -226,11 +231,14 @@ class Jobs:
 
     def _news(self, job: BuildJob) -> None:
         """Wake the watchers in a moment, together with those of other builds."""
-        # First what costs nothing: while lines pour in, a ring is due anyway.
-        if job not in self._dirty:
+        job.untold += 1
+        if job.untold == 1:
             self._dirty.add(job)
             self._poured.ring()
-        if self.limits.build_silence is not None:
+        elif job.untold == _ENOUGH:
+            self._dirty.discard(job)
+            self._tell(job)
+        if self._heeds_silence:
             self.handle(builds.Spoke(job.id))
 
     # -- The machine's commands -------------------------------------------------------------------
@@ -482,11 +490,17 @@ class Jobs:
             await anyio.sleep_until(max(anyio.current_time() + self.limits.burst, rung + patience))
             rung = anyio.current_time()
             dirty, self._dirty = self._dirty, set()
+            if not dirty:
+                continue  # each of them had enough lines not to wait
             for job in dirty:
-                job.bell.ring()
+                self._tell(job)
             # Those who were woken write before this task goes on.
             await anyio.lowlevel.checkpoint()
             patience = self.limits.patience(anyio.current_time() - rung)
+
+    def _tell(self, job: BuildJob) -> None:
+        job.untold = 0
+        job.bell.ring()
 
     async def _beat(self) -> None:
         """Ring everywhere: who wakes and finds nothing new sends a heartbeat."""
