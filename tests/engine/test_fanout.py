@@ -40,9 +40,10 @@ async def of_many(watchers: int, world: World) -> list[list[Batch]]:
 @pytest.mark.parametrize("watchers", [1, 40])
 async def test_a_build_that_pours_is_told_in_few_writes(watchers: int) -> None:
     async with anyio.create_task_group() as tasks:
-        # As if all came within the time that a line may wait: on a slow machine too.
+        # As if all came within the time that a line may wait, and behind the last who joins: on a
+        # slow machine too.
         limits = Limits(batch=30.0)
-        world = World(tasks, builder=BuilderSettings(lines=LINES, delay=0.05), limits=limits)
+        world = World(tasks, builder=BuilderSettings(lines=LINES, delay=0.3), limits=limits)
         came = await of_many(watchers, world)
     for stream in came:
         assert sum(map(len, stream)) == LINES + MORE
