@@ -8,6 +8,7 @@ whose socket it is given.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final
@@ -17,7 +18,7 @@ import msgspec
 
 from binder_backends.containers import STOP_FILE, BuildPlan, plan_build
 from binder_backends.docker.container import HANDED_OVER, container_config, handed_over, log_bytes
-from binder_backends.docker.engine import DEFAULT_SOCKET, Conflict, NotThere
+from binder_backends.docker.engine import DEFAULT_SOCKET, Conflict, Inspected, NotThere
 from binder_backends.docker.engine_plugin import EnginePlugin
 from binder_backends.docker.reading import (
     LogFeed,
@@ -28,6 +29,7 @@ from binder_backends.docker.reading import (
 )
 from binder_backends.docker.runs import (
     BUILD_LABEL,
+    RUNNER_LABEL,
     Run,
     is_listed_run,
     is_run_id,
@@ -35,7 +37,7 @@ from binder_backends.docker.runs import (
     read_run,
 )
 from binder_backends.docker.settings import DockerSettings
-from binder_backends.docker.verdicts import too_long, verdict
+from binder_backends.docker.verdicts import too_late, too_long, verdict
 from binder_core.plugin import (
     BackendUnavailable,
     BuildFailed,
@@ -68,12 +70,12 @@ class DockerBuilder(EnginePlugin):
 
     def __init__(self, settings: DockerSettings) -> None:
         every = min(_SWEEP_EVERY, settings.keep_builds_for)
-        super().__init__(settings.host, settings.registry, sweep_every=every)
+        super().__init__(settings.host, settings.registry, label=BUILD_LABEL, sweep_every=every)
         self._settings = settings
         self._version = ""
 
     async def check(self) -> None:
-        """Return if the engine answers, is new enough, and has the builder image.
+        """Return if the engine answers, is new enough, and has the builder image and network.
 
         Raises:
             BackendUnavailable: One of these is not so.
@@ -89,6 +91,8 @@ class DockerBuilder(EnginePlugin):
                 " one from deploy/builder/Dockerfile, or set runner = false for an image of"
                 " repo2docker's own."
             )
+        if (name := self._settings.network) and not await self._engine.has_network(name):
+            raise self._no_network()
 
     def versions(self) -> Mapping[str, str]:
         """Return the engine's version, and which builder image is used."""
@@ -209,8 +213,8 @@ class DockerBuilder(EnginePlugin):
         return now
 
     async def _take_over(self, run: Run, request: BuildRequest) -> Run | None:
-        """Remove what another server has left, half made."""
-        await self._engine.remove(run.container)
+        """Remove what another server has left, half made; it stays if it has just been started."""
+        await self._engine.remove(run.container, force=False)
         return await self._current(request)
 
     async def _start(self, request: BuildRequest, before: Run | None) -> Run | None:
@@ -241,13 +245,19 @@ class DockerBuilder(EnginePlugin):
         try:
             await self._engine.put_files(container, handed_over(plan), folders=[HANDED_OVER])
             await self._engine.start(container)
-        except NotThere:
-            return None  # somebody removed it: the build was stopped
+        except (NotThere, Conflict) as error:
+            if "network" not in str(error):
+                return None  # somebody removed it, or is about to: the build was stopped
+            await self._remove_vainly_made(container)
+            raise self._no_network() from error
         except BackendUnavailable:
-            with contextlib.suppress(BackendUnavailable):
-                await self._engine.remove(container)
+            await self._remove_vainly_made(container)
             raise
         return container
+
+    async def _remove_vainly_made(self, container: str) -> None:
+        with contextlib.suppress(BackendUnavailable):
+            await self._engine.remove(container)
 
     def _plan(self, request: BuildRequest, login: bytes) -> BuildPlan:
         return plan_build(self._settings, request, push_config=login)
@@ -261,6 +271,13 @@ class DockerBuilder(EnginePlugin):
             f"The Docker engine at {self._engine.host} has no builder image {image}. Make it"
             f" (docker build -t {image} -f deploy/builder/Dockerfile .), pull it, or set"
             " builder_image."
+        )
+
+    def _no_network(self) -> BackendUnavailable:
+        name = self._settings.network
+        return BackendUnavailable(
+            f"The Docker engine at {self._engine.host} has no network {name}. Make it (docker"
+            f" network create {name}), or set network."
         )
 
     # -- Telling -----------------------------------------------------------------------------
@@ -288,7 +305,9 @@ class DockerBuilder(EnginePlugin):
         reason = b""
         if feed.outcome is None and ended is not None:
             reason = await self._reason(ended)
-        there = await self.exists(request.image)
+        # Why a build failed is told though nobody knew whether there is an image.
+        failed = feed.outcome is not None and not feed.outcome.built
+        there = not failed and await self.exists(request.image)
         failure = verdict(ended, feed, reason.decode("utf-8", "replace"), there=there)
         if failure:
             raise BuildFailed(failure)
@@ -328,20 +347,23 @@ class DockerBuilder(EnginePlugin):
 
     # -- Clearing up -------------------------------------------------------------------------
 
-    async def sweep(self) -> None:
-        """Remove the containers of builds that ended long enough ago, whoever started them.
+    async def tidy(self, listed: Inspected) -> None:
+        """Remove the container of a build that ended long enough ago; see `sweep`.
 
-        Raises:
-            BackendUnavailable: The engine broke.
+        One that runs without a runner is ended when it has taken too long: it has no clock of its
+        own, and it may be that no server follows it.
         """
-        keep = self._settings.keep_builds_for
-        for listed in await self._engine.containers(BUILD_LABEL):
-            old_enough = time.time() - listed["Created"] > keep
-            if listed["State"] == "running" or not old_enough or not is_listed_run(listed):
-                continue
-            run = await self._inspect(listed["Id"])
-            if run is None:
-                continue
-            forgotten = run.fresh and time.time() - run.began > _NEVER_STARTED
-            if forgotten or (run.over and time.time() - run.ended > keep):
-                await self._engine.remove(run.container)
+        state, keep = listed["State"], self._settings.keep_builds_for
+        limits = {"created": _NEVER_STARTED, "running": self._settings.build_timeout or math.inf}
+        age = time.time() - listed["Created"]
+        if age <= limits.get(state, keep) or not is_listed_run(listed):
+            return
+        if state == "running" and listed["Labels"].get(RUNNER_LABEL) == "yes":
+            return
+        run = await self._inspect(listed["Id"])
+        if run is None:
+            return
+        if run.state == state == "running":
+            await self._end(run, too_late(self._settings.build_timeout))
+        elif run.fresh or (run.over and time.time() - run.ended > keep):
+            await self._engine.remove(run.container, force=False)
