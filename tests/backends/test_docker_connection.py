@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,20 @@ async def test_an_answer_that_is_none(serve: Serve, said: object) -> None:
             await engine.inspect("a")
         with pytest.raises(BackendUnavailable, match="cannot be read"):
             await engine.image("a")
+
+
+async def test_a_builder_image_of_another_version(serve: Serve) -> None:
+    def holding(**labels: str) -> Answers:
+        said = {"Config": {"Labels": {f"io.binderkit.{name}": has for name, has in labels.items()}}}
+        return {**GOOD, "GET /images/binderkit-builder/json": (200, said)}
+
+    async with serve(holding(runner="yes", version="0.0.9")) as host:
+        with pytest.raises(BackendUnavailable, match=r"0\.0\.9, and this is .*Make it again"):
+            await DockerBuilder(DockerSettings(host=host)).__aenter__()
+    async with entered(serve, holding(runner="yes", version=version("binderkit"))):
+        pass
+
+
+def test_the_builder_image_says_its_version() -> None:
+    dockerfile = Path(__file__).parents[2] / "deploy/builder/Dockerfile"
+    assert f"io.binderkit.version={version('binderkit')}\n" in dockerfile.read_text()

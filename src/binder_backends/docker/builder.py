@@ -11,12 +11,13 @@ import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import ClassVar, Final
 
 import anyio
 import msgspec
 
-from binder_backends.containers import STOP_FILE, BuildPlan, plan_build
+from binder_backends.containers import LABEL, STOP_FILE, BuildPlan, plan_build
 from binder_backends.docker.container import HANDED_OVER, container_config, handed_over, log_bytes
 from binder_backends.docker.engine import DEFAULT_SOCKET, Conflict, Inspected, NotThere
 from binder_backends.docker.engine_plugin import EnginePlugin
@@ -84,15 +85,27 @@ class DockerBuilder(EnginePlugin):
         image = await self._engine.image(self._settings.builder_image)
         if image is None:
             raise self._no_builder_image()
-        labels = image["Config"].get("Labels") or {}
-        if self._settings.runner and labels.get("io.binderkit.runner") != "yes":
-            raise BackendUnavailable(
-                f"The builder image {self._settings.builder_image} does not hold the runner. Make"
-                " one from deploy/builder/Dockerfile, or set runner = false for an image of"
-                " repo2docker's own."
-            )
+        if self._settings.runner:
+            self._check_runner((image.get("Config") or {}).get("Labels") or {})
         if (name := self._settings.network) and not await self._engine.has_network(name):
             raise self._no_network()
+
+    def _check_runner(self, labels: Mapping[str, str]) -> None:
+        image = self._settings.builder_image
+        if labels.get(f"{LABEL}.runner") != "yes":
+            raise BackendUnavailable(
+                f"The builder image {image} does not hold the runner. Make one from"
+                " deploy/builder/Dockerfile, or set runner = false for an image of repo2docker's"
+                " own."
+            )
+        ours = version("binderkit")
+        # (One of somebody's own make need not say it.)
+        theirs = labels.get(f"{LABEL}.version", ours)
+        if theirs != ours:
+            raise BackendUnavailable(
+                f"The builder image {image} holds the runner of binderkit {theirs}, and this is"
+                f" {ours}. Make it again (docker build -t {image} -f deploy/builder/Dockerfile .)."
+            )
 
     def versions(self) -> Mapping[str, str]:
         """Return the engine's version, and which builder image is used."""
