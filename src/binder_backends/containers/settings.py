@@ -80,7 +80,10 @@ class BuildSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
                 raise ValueError(
                     f"environment must not hold {name}: other settings say which engine builds"
                 )
-        for name in ("cpu_limit", "build_timeout", "silence_timeout", "keep_builds_for"):
+        for name in (
+            *("cpu_limit", "build_timeout", "silence_timeout", "keep_builds_for"),
+            "log_cap_bytes",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be below 0")
 

@@ -38,6 +38,7 @@ from binder_backends.docker.runs import (
     read_run,
 )
 from binder_backends.docker.settings import DockerSettings
+from binder_backends.docker.slots import Slots
 from binder_backends.docker.verdicts import too_late, too_long, verdict
 from binder_core.plugin import (
     BackendUnavailable,
@@ -73,6 +74,7 @@ class DockerBuilder(EnginePlugin):
         every = min(_SWEEP_EVERY, settings.keep_builds_for)
         super().__init__(settings.host, settings.registry, label=BUILD_LABEL, sweep_every=every)
         self._settings = settings
+        self._slots = Slots(self._engine, settings.max_builds)
         self._version = ""
 
     async def check(self) -> None:
@@ -132,14 +134,18 @@ class DockerBuilder(EnginePlugin):
 
     async def build(self, request: BuildRequest, report: Report) -> None:
         """Start or find the build; see `binder_core.plugin.Builder.build`."""
-        run = await self._find_or_start(request)
+        run = await self._find_or_start(request, report)
         if run is None:
             return
         report.started(run.id)
-        await self._tell(run, request, report)
+        try:
+            await self._tell(run, request, report)
+        finally:
+            self._slots.wake()
 
     async def stop(self, request: BuildRequest, reason: str) -> None:
         """End the run under way of this name, with all it started."""
+        self._slots.stop(request.name, reason)
         with anyio.CancelScope(shield=True):
             run = await self._current(request)
             if run is not None and run.fresh:
@@ -149,7 +155,7 @@ class DockerBuilder(EnginePlugin):
 
     # -- Finding and starting ----------------------------------------------------------------
 
-    async def _find_or_start(self, request: BuildRequest) -> Run | None:
+    async def _find_or_start(self, request: BuildRequest, report: Report) -> Run | None:
         """Return the run to report, None if there is nothing to report."""
         deadline = time.monotonic() + _FIND_WITHIN
         while time.monotonic() < deadline:
@@ -164,9 +170,11 @@ class DockerBuilder(EnginePlugin):
             if run is None or run.over:
                 if request.image_exists or await self.exists(request.image):
                     return None
-                started = await self._start(request, run)
+                began = time.monotonic()
+                started = await self._start_in_turn(request, run, report)
                 if started is not None:
                     return started
+                deadline += time.monotonic() - began
             await anyio.sleep(_PAUSE)
         raise BackendUnavailable(
             f"The build container {request.name} neither ends nor makes way for a new one: look at"
@@ -229,6 +237,31 @@ class DockerBuilder(EnginePlugin):
         """Remove what another server has left, half made; it stays if it has just been started."""
         await self._engine.remove(run.container, force=False)
         return await self._current(request)
+
+    async def _start_in_turn(
+        self, request: BuildRequest, before: Run | None, report: Report
+    ) -> Run | None:
+        """Start a run when there is a place for it; return None where another server was first."""
+        told = ""
+        with self._slots.turn(request.name) as turn:
+            while why := await self._slots.claim(turn):
+                if why != told:
+                    told = why
+                    report.waiting(why)
+                await self._slots.change()
+                if turn.stopped is not None:
+                    raise BuildFailed(turn.stopped)
+                before = await self._current(request)
+                if before is not None and not before.over:
+                    return None
+        try:
+            if turn.stopped is not None:
+                raise BuildFailed(turn.stopped)
+            if told and await self.exists(request.image):
+                return None
+            return await self._start(request, before)
+        finally:
+            self._slots.release(request.name)
 
     async def _start(self, request: BuildRequest, before: Run | None) -> Run | None:
         """Start a run; return None where another server was first."""
