@@ -104,6 +104,17 @@ def test_settings_do_not_show_passwords() -> None:
     assert "hidden-one" not in repr(given)
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["github.com/org", "https://github.com/", "me@github.com", "ssh://github.com", "", "a b"],
+)
+def test_git_credentials_are_for_a_host(host: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match="git_credentials are by host"):
+        planned(git_credentials={host: {"password": "hidden-one"}})
+    for good in ("github.com", "git.example:8443", "http://[::1]:3000", "https://GitHub.com"):
+        planned(git_credentials={good: {"password": "hidden-one"}})
+
+
 def test_a_password_file_that_is_not_there(tmp_path: Path) -> None:
     who = {"git.example": {"password_file": str(tmp_path / "none")}}
     with pytest.raises(BackendUnavailable, match=r"git\.example") as error:
