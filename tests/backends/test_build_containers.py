@@ -172,6 +172,20 @@ def test_the_push_comes_after_repo2docker() -> None:
 
 
 @pytest.mark.parametrize(
+    "said",
+    ["dd: error writing '/big': No space left on device", "write /x: no space left on device"],
+)
+def test_a_full_disk_is_known_by_its_words(said: str) -> None:
+    recipe = options(planned()).recipe
+    assert isinstance(recipe, CommandRecipe)
+    flow = repo2docker(recipe)
+    step = next(flow)
+    assert isinstance(step, Step)
+    with pytest.raises(Exception, match="The disk of the Docker engine is full"):
+        flow.send(StepResult(step, 1, (said,)))
+
+
+@pytest.mark.parametrize(
     ("said", "words"),
     [
         ("denied: requested access to the resource is denied", "refused the push"),
