@@ -317,6 +317,7 @@ def fed(*lines: bytes, stream: int = 1, numbered: bool = True) -> LogFeed:
 
 BUILT, FAILED = encode_log(Outcome(1, built=True)), encode_log(Outcome(1, False, "no such package"))
 
+TORN = b"Error grabbing logs: unexpected EOF\n"
 CRASH = b"""\
   File "/opt/site-packages/binder_backends/runner/__main__.py", line 83, in read_options
     return msgspec.json.decode(text, type=RunnerOptions)
@@ -348,6 +349,7 @@ msgspec.ValidationError: x
         (run(exit_code=1), fed(b"oh dear\n", stream=2), "", False, "oh dear"),
         (run(exit_code=1), fed(CRASH, stream=2), "", False, "failed: msgspec.ValidationError: x"),
         (run(exit_code=1), fed(), "", False, "disk of the Docker engine full"),
+        (run(exit_code=1), fed(TORN, stream=3), "", False, "disk of the Docker engine full"),
         (run(exit_code=0, has_runner=False), fed(numbered=False), "", True, ""),
         (run(exit_code=3, has_runner=False), fed(numbered=False), "", False, "exit status 3"),
         (run(exit_code=3, has_runner=False), fed(numbered=False), "", True, "exit status 3"),

@@ -64,4 +64,4 @@ async def test_a_build_is_listed_read_and_stopped_on_another_server(
         await anyio.to_thread.run_sync(binder, other, *stop)
         assert not docker_host.running_build(wanted)
     assert phases(heard)[-1] == "failed"
-    assert heard[-1].message == f"{REASON}\n"
+    assert heard[-1].message == f"The build was stopped by the operator: {REASON}\n"

@@ -10,6 +10,8 @@ from binder_backends.docker.runs import Run
 
 # (Every traceback of the runner has its name.)
 _NO_RUNNER: Final = re.compile(r"No module named '?binder_backends")
+_TORN: Final = "Error grabbing logs"
+"""The engine's own word, where it could not write a log to its end."""
 _AGAIN: Final = "Ask again, and it is built anew."
 
 
@@ -51,18 +53,19 @@ def too_late(limit: float) -> str:
 
 
 def _cut_off(run: Run, feed: LogFeed) -> str:
+    strays = [line for line in feed.strays if not line.startswith(_TORN)]
     if run.out_of_memory:
         return (
             "The build ran out of memory, and was ended. Does the repository need less, or may"
             " builds have more (memory_limit)?"
         )
-    if run.has_runner and any(_NO_RUNNER.search(line) for line in feed.strays):
+    if run.has_runner and any(_NO_RUNNER.search(line) for line in strays):
         return (
             "The builder image does not hold the runner. Make one from deploy/builder/Dockerfile,"
             " or set runner = false."
         )
-    if run.has_runner and feed.strays:
-        return f"The builder itself failed: {feed.strays[-1][:300]}"
+    if run.has_runner and strays:
+        return f"The builder itself failed: {strays[-1][:300]}"
     if run.has_runner and run.exit_code == 1:
         # A runner that failed says why as its last word.
         return (

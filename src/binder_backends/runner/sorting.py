@@ -76,6 +76,7 @@ class _R2dLine(msgspec.Struct):
     progress: Any = None
 
 
+_SHORT: Final = MAX_LINE_BYTES // 4  # of characters
 _R2D: Final = msgspec.json.Decoder(_R2dLine)
 _PHASES: Final = {phase.value: phase for phase in (Phase.FETCHING, Phase.BUILDING, Phase.PUSHING)}
 _RANK: Final = {phase: rank for rank, phase in enumerate(_PHASES.values())}
@@ -119,15 +120,9 @@ class Repo2dockerLines:
         # "Step 1/12 …" and its line end come as two: one line.
         text = said.message.removeprefix("\n") if self._open else said.message
         self._open = False
-        lines = self._pieces.feed(text.encode("utf-8", "replace"))
-        if not in_pieces or text.endswith("\r"):
-            lines += self._pieces.end()
-            self._open = bool(text) and not text.endswith(("\n", "\r"))
-        lines = [(piece, bar) for piece, bar in lines if not (bar and piece == self._shown)]
-        if lines:
-            self._shown = b""
-        elif isinstance(said.progress, dict):
-            lines = [(b"", False)]
+        lines = self._split(text, whole=not in_pieces)
+        if not lines and isinstance(said.progress, dict):
+            lines = [("", False)]
         pushed = phase is Phase.PUSHING and text.startswith("Successfully pushed")
         if pushed:
             self._push.all_pushed()
@@ -135,6 +130,20 @@ class Repo2dockerLines:
             self._line(piece, bar=bar, pushed=pushed, progress=isinstance(said.progress, dict))
             for piece, bar in lines
         ]
+
+    def _split(self, text: str, *, whole: bool) -> list[tuple[str, bool]]:
+        # As almost always: a line, and nothing before it.
+        short = len(text) < _SHORT and text[-1:] == "\n"
+        if short and text[:-1].isprintable() and self._pieces.idle:
+            return [(text[:-1], False)]
+        lines = self._pieces.feed(text.encode("utf-8", "replace"))
+        if whole or text.endswith("\r"):
+            lines += self._pieces.end()
+            self._open = bool(text) and not text.endswith(("\n", "\r"))
+        told = [(readable(line), bar) for line, bar in lines if not (bar and line == self._shown)]
+        if told:
+            self._shown = b""
+        return told
 
     @property
     def unfinished(self) -> bool:
@@ -149,19 +158,17 @@ class Repo2dockerLines:
             return self.end()
         # The state of a bar that writes its "\r" first. It becomes a line if the build goes on.
         self._shown = text
-        return [self._line(text, bar=True)] if text else []
+        return [self._line(readable(text), bar=True)] if text else []
 
     def end(self) -> list[Told]:
         """Return what came last without an end of line."""
         lines = self._pieces.end()
         self._open = self._open or bool(lines)
         self._shown = b""
-        return [self._line(piece, bar=bar) for piece, bar in lines]
+        return [self._line(readable(line), bar=bar) for line, bar in lines]
 
-    def _line(
-        self, piece: bytes, *, bar: bool, pushed: bool = False, progress: bool = False
-    ) -> Told:
-        message = self._redact(readable(piece))
+    def _line(self, text: str, *, bar: bool, pushed: bool = False, progress: bool = False) -> Told:
+        message = self._redact(text)
         if progress:
             # Without news it may be left out as well: what is known is told each time.
             return self._pushing(message, news=True)

@@ -32,6 +32,11 @@ class Splitter:
         """Return what has come of a line that has no end yet, and whether it overwrites another."""
         return self._rest.removesuffix(b"\r"), self._overwrites
 
+    @property
+    def idle(self) -> bool:
+        """Return whether what comes next begins a line like any other."""
+        return not (self._rest or self._skipping or self._overwrites)
+
     def feed(self, data: bytes) -> list[tuple[bytes, bool]]:
         """Return the lines that `data` completes, each with whether the next overwrites it."""
         data = self._rest + data
