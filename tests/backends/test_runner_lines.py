@@ -217,6 +217,12 @@ def test_what_a_step_prints_comes_in_pieces(messages: list[str], told: list[str]
     assert pieces(*messages) == told
 
 
+@given(st.text("ab\n", max_size=30), st.lists(st.integers(0, 30), max_size=5))
+def test_what_is_told_does_not_depend_on_the_pieces(text: str, cuts: list[int]) -> None:
+    at = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    assert pieces(*(text[a:b] for a, b in itertools.pairwise(at))) == pieces(text)
+
+
 def test_pieces_of_a_line_end_where_something_else_begins() -> None:
     sort = Repo2dockerLines(Redactor())
     assert sort(line(message="half", phase="building"), False) == []
