@@ -114,7 +114,7 @@ async def test_one_container_that_cannot_be_removed_keeps_no_other(
 async def test_servers_are_cleared_up_in_the_same_way(tmp_path: Path) -> None:
     ended = [container(letter, "exited", age=9000) for letter in "ab"]
     for one in ended:
-        one["Config"]["Labels"] = {"io.binderkit.server": "x"}
+        one["Config"]["Labels"] = {"io.binderkit.server": NAME}
         one["HostConfig"] = {}
     answers = known(*ended)
     answers[f"DELETE /containers/{'a' * 64}"] = BUSY
