@@ -13,11 +13,11 @@ these are counted.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from binder_core.events import Progress
+from binder_core.events import LayerProgress, Progress
 from binder_core.ordering import LOG, Phase
 
 
@@ -52,7 +52,7 @@ class _Wire(msgspec.Struct, omit_defaults=True):
     n: int | None = None
     phase: str | None = None
     message: str | None = None
-    progress: Progress | None = None
+    progress: Any = None
     outcome: Literal["built", "failed"] | None = None
 
 
@@ -122,4 +122,27 @@ class LogReader:
         if wire.message is None:
             return Line(self._n, line.decode("utf-8", "replace") + "\n")
         phase = _PHASES.get(wire.phase) if wire.phase else None
-        return Line(self._n, wire.message, phase, wire.progress)
+        return Line(self._n, wire.message, phase, _progress(wire.progress))
+
+
+def _progress(said: Any) -> Progress | None:
+    """Return what fits into an event of what a repo2docker tells, in the engine's own words."""
+    if not isinstance(said, dict):
+        return None
+    states = ((str(layer), _state(state)) for layer, state in said.items())
+    return {layer: state for layer, state in states if state is not None} or None
+
+
+def _state(said: Any) -> LayerProgress | str | None:
+    match said:
+        case {"current": int(current), "total": int(total)}:
+            # It compares what is sent with the size before packing: that can be more.
+            return LayerProgress(min(current, total), total)
+        case {"current": int(current)}:
+            return LayerProgress(current, current)  # the size is not known yet
+        case "Pushed":
+            return "Pushed"
+        case str() if said.startswith(("Layer already exists", "Mounted from")):
+            return "Layer already exists"
+        case _:
+            return None  # "Preparing", "Waiting"

@@ -104,6 +104,17 @@ def test_settings_do_not_show_passwords() -> None:
     assert "hidden-one" not in repr(given)
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["github.com/org", "https://github.com/", "me@github.com", "ssh://github.com", "", "a b"],
+)
+def test_git_credentials_are_for_a_host(host: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match="git_credentials are by host"):
+        planned(git_credentials={host: {"password": "hidden-one"}})
+    for good in ("github.com", "git.example:8443", "http://[::1]:3000", "https://GitHub.com"):
+        planned(git_credentials={good: {"password": "hidden-one"}})
+
+
 def test_a_password_file_that_is_not_there(tmp_path: Path) -> None:
     who = {"git.example": {"password_file": str(tmp_path / "none")}}
     with pytest.raises(BackendUnavailable, match=r"git\.example") as error:
@@ -158,6 +169,20 @@ def test_the_push_comes_after_repo2docker() -> None:
     assert "--host=unix:///var/run/docker.sock" in push.argv
     with pytest.raises(Exception, match=r"^the registry said no$"):
         flow.send(StepResult(push, 1, ("one line", "the registry said no")))
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["dd: error writing '/big': No space left on device", "write /x: no space left on device"],
+)
+def test_a_full_disk_is_known_by_its_words(said: str) -> None:
+    recipe = options(planned()).recipe
+    assert isinstance(recipe, CommandRecipe)
+    flow = repo2docker(recipe)
+    step = next(flow)
+    assert isinstance(step, Step)
+    with pytest.raises(Exception, match="The disk of the Docker engine is full"):
+        flow.send(StepResult(step, 1, (said,)))
 
 
 @pytest.mark.parametrize(
@@ -292,6 +317,13 @@ def fed(*lines: bytes, stream: int = 1, numbered: bool = True) -> LogFeed:
 
 BUILT, FAILED = encode_log(Outcome(1, built=True)), encode_log(Outcome(1, False, "no such package"))
 
+TORN = b"Error grabbing logs: unexpected EOF\n"
+CRASH = b"""\
+  File "/opt/site-packages/binder_backends/runner/__main__.py", line 83, in read_options
+    return msgspec.json.decode(text, type=RunnerOptions)
+msgspec.ValidationError: x
+"""
+
 
 @pytest.mark.parametrize(
     ("ended", "feed", "reason", "there", "words"),
@@ -315,6 +347,9 @@ BUILT, FAILED = encode_log(Outcome(1, built=True)), encode_log(Outcome(1, False,
             "runner = false",
         ),
         (run(exit_code=1), fed(b"oh dear\n", stream=2), "", False, "oh dear"),
+        (run(exit_code=1), fed(CRASH, stream=2), "", False, "failed: msgspec.ValidationError: x"),
+        (run(exit_code=1), fed(), "", False, "disk of the Docker engine full"),
+        (run(exit_code=1), fed(TORN, stream=3), "", False, "disk of the Docker engine full"),
         (run(exit_code=0, has_runner=False), fed(numbered=False), "", True, ""),
         (run(exit_code=3, has_runner=False), fed(numbered=False), "", False, "exit status 3"),
         (run(exit_code=3, has_runner=False), fed(numbered=False), "", True, "exit status 3"),

@@ -111,6 +111,40 @@ async def test_a_build_without_a_runner_that_prints_too_much_is_ended(
     assert "printed more than 1 MiB" in message
 
 
+class Queued(StrictReport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.queued = anyio.Event()
+
+    def waiting(self, message: str) -> None:
+        super().waiting(message)
+        self.queued.set()
+
+
+async def test_a_build_waits_for_its_place_on_the_engine(
+    engine: DockerEngine, repo2docker_image: str
+) -> None:
+    first, second = (request("https://example.org/slow/TOKEN") for _ in range(2))
+    told, waits = StrictReport(), Queued()
+    chosen = quick(engine, repo2docker_image, max_builds=1)
+    async with DockerBuilder(chosen) as one, DockerBuilder(chosen) as other:
+        with anyio.fail_after(120):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(one.build, first, told)
+                await told.until(lines=1)
+                # On another server, and without knowing anything of it but what the engine says.
+                tasks.start_soon(other.build, second, waits)
+                await waits.queued.wait()
+                assert containers(engine, second.name) == []
+                assert waits.run_id is None
+                await anyio.to_thread.run_sync(release, engine, first)
+                await anyio.to_thread.run_sync(release, engine, second)
+        assert await other.exists(second.image)
+    assert "runs as many builds as it may (1): number 1 in the queue" in waits.queue[0]
+    assert waits.lines
+    assert told.faults == waits.faults == []
+
+
 # -- What others left ----------------------------------------------------------------------------
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from aiohttp import web
+from play_engine import GOOD, Answers, frame, playing
 
 from binder_backends.docker import DockerBuilder, DockerSettings
+from binder_backends.docker import engine as docker_engine
 from binder_backends.docker.engine import Engine, NotThere
 from binder_core.plugin import BackendUnavailable, BuildRequest
 from binder_core.testing import StrictReport
@@ -19,17 +19,7 @@ from binder_core.testing import StrictReport
 pytestmark = pytest.mark.anyio
 
 REQUEST = BuildRequest("build-a", "a:b", "https://git.example/a", "1" * 40)
-Answers = dict[str, tuple[int, object]]
 Serve = Callable[[Answers], AbstractAsyncContextManager[str]]
-
-GOOD: Answers = {
-    "GET /version": (200, {"Version": "20.10.24", "ApiVersion": "1.41"}),
-    "GET /images/binderkit-builder/json": (
-        200,
-        {"Config": {"Labels": {"io.binderkit.runner": "yes"}}},
-    ),
-    "GET /containers/json": (200, []),
-}
 
 
 @pytest.fixture(scope="module")
@@ -41,27 +31,8 @@ def anyio_backend() -> str:
 def serve(tmp_path: Path) -> Serve:
     @asynccontextmanager
     async def serving(answers: Answers) -> AsyncIterator[str]:
-        async def answer(asked: web.Request) -> web.StreamResponse:
-            # Each question has the version before it that the engine gave as its own.
-            path = re.sub(r"^/v1\.\d+/", "/", asked.path)
-            known = answers.get(f"{asked.method} {path}", (404, {"message": "no such thing"}))
-            status, said = known
-            if isinstance(said, bytes):
-                return web.Response(status=status, body=said)
-            return web.Response(
-                status=status, text=json.dumps(said), content_type="application/json"
-            )
-
-        app = web.Application()
-        app.router.add_route("*", "/{tail:.*}", answer)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        path = str(tmp_path / "docker.sock")
-        await web.UnixSite(runner, path).start()
-        try:
-            yield f"unix://{path}"
-        finally:
-            await runner.cleanup()
+        async with playing(tmp_path / "docker.sock", answers) as engine:
+            yield engine.host
 
     return serving
 
@@ -116,10 +87,6 @@ async def test_an_engine_that_goes_away(serve: Serve) -> None:
         await builder.__aexit__(None, None, None)
 
 
-def frame(stream: int, data: bytes) -> bytes:
-    return bytes([stream, 0, 0, 0]) + len(data).to_bytes(4, "big") + data
-
-
 async def test_a_log_that_is_cut_off_is_not_one_that_ends(serve: Serve) -> None:
     whole = frame(1, b"one\n") + frame(1, b"two\n") + frame(2, b"three\n")
     path = "GET /containers/a/logs"
@@ -141,3 +108,43 @@ async def test_a_log_that_is_cut_off_is_not_one_that_ends(serve: Serve) -> None:
             with pytest.raises(NotThere):
                 async with engine.log("a"):
                     pass
+
+
+async def test_a_log_that_does_not_begin(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker_engine, "_OPEN_WITHIN", 0.05)
+    silent: Answers = {**GOOD, "GET /containers/a/logs": (0, None)}
+    async with serve(silent) as host, Engine(host) as engine:
+        with pytest.raises(BackendUnavailable, match="did not answer in time"):
+            async with engine.log("a"):
+                pass
+
+
+@pytest.mark.parametrize("said", ["<html>502 from a proxy", b"no JSON", [], None, 7, "x"])
+async def test_an_answer_that_is_none(serve: Serve, said: object) -> None:
+    odd: Answers = {
+        **GOOD,
+        "GET /containers/a/json": (200, said),
+        "GET /images/a/json": (200, said),
+    }
+    async with serve(odd) as host, Engine(host) as engine:
+        with pytest.raises(BackendUnavailable, match="cannot be read"):
+            await engine.inspect("a")
+        with pytest.raises(BackendUnavailable, match="cannot be read"):
+            await engine.image("a")
+
+
+async def test_a_builder_image_of_another_version(serve: Serve) -> None:
+    def holding(**labels: str) -> Answers:
+        said = {"Config": {"Labels": {f"io.binderkit.{name}": has for name, has in labels.items()}}}
+        return {**GOOD, "GET /images/binderkit-builder/json": (200, said)}
+
+    async with serve(holding(runner="yes", version="0.0.9")) as host:
+        with pytest.raises(BackendUnavailable, match=r"0\.0\.9, and this is .*Make it again"):
+            await DockerBuilder(DockerSettings(host=host)).__aenter__()
+    async with entered(serve, holding(runner="yes", version=version("binderkit"))):
+        pass
+
+
+def test_the_builder_image_says_its_version() -> None:
+    dockerfile = Path(__file__).parents[2] / "deploy/builder/Dockerfile"
+    assert f"io.binderkit.version={version('binderkit')}\n" in dockerfile.read_text()

@@ -8,16 +8,19 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
+from binder_backends.runner import pushing
 from binder_backends.runner.engine import EngineAway, EngineRefused, connect, main, ping, wait
 from binder_backends.runner.pushing import push
 from engines.certificates import Authority
 
 PING = b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\nOK"
 OTHER = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+ODD = b"HTTP/1.1 200 OK\r\nApi-Version: 1.41/../x\r\nContent-Length: 2\r\n\r\nOK"
 SICK = b"HTTP/1.1 500 Oh\r\nApi-Version: 1.41\r\nContent-Length: 4\r\n\r\noh\r\n"
 WANTS_TLS = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
 PUSHED = (
@@ -102,10 +105,70 @@ def test_an_engine_in_the_clear() -> None:
 
 
 def test_an_engine_with_certificates(server: Path, client: Path) -> None:
-    with engine(PING, PUSHED, certificates=server) as host:
-        ping(host, str(client))
+    with engine(PING, PING, PUSHED, certificates=server) as host:
+        assert ping(host, str(client)) == "1.41"
         said = list(push("reg.example/a:b", {}, host=host, certs=str(client)))
     assert [one.get("status", "") for one in said] == ["Pushing", ""]
+
+
+class Versions(BaseHTTPRequestHandler):
+    """An engine that says one version of its API, and takes those of `taken`."""
+
+    said, taken = "1.52", ("1.44", "1.52")
+
+    def do_GET(self) -> None:
+        self.answer(200, b"OK")
+
+    def do_POST(self) -> None:
+        version = self.path.split("/")[1].removeprefix("v")
+        if version in self.taken:
+            self.answer(200, PUSHED.partition(b"\r\n\r\n")[2])
+        else:
+            message = f"client version {version} is too old. Minimum supported API version is 1.44"
+            self.answer(400, json.dumps({"message": message}).encode())
+
+    def answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("api-version", self.said)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"tcp://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join(60)
+
+
+def test_a_push_speaks_the_engines_own_version(capsys: pytest.CaptureFixture[str]) -> None:
+    # Docker 29 takes none of what Docker 20.10 speaks.
+    with serving(Versions) as host:
+        assert pushing.main([f"--host={host}", "--image=reg.example/a:b"]) == 0
+    assert "Successfully pushed" in capsys.readouterr().out
+
+
+def test_a_version_that_the_engine_says_and_does_not_take_is_not_the_registrys_fault(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Between(Versions):
+        said = "1.41"
+
+    with serving(Between) as host:
+        assert pushing.main([f"--host={host}", "--image=reg.example/a:b"]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "The Docker engine does not take" in json.loads(line)["message"]
+    assert "1.41 is too old" in json.loads(line)["message"]
+    assert "reg.example" not in line
 
 
 # -- What will never work is told at once --------------------------------------------------------
@@ -154,8 +217,9 @@ def test_none_where_there_is_tls(tmp_path: Path) -> None:
             list(push("reg.example/a:b", {}, host=host))
 
 
-def test_something_else_that_answers() -> None:
-    with engine(OTHER) as host, pytest.raises(EngineRefused, match="is no Docker engine"):
+@pytest.mark.parametrize("answer", [OTHER, ODD])
+def test_something_else_that_answers(answer: bytes) -> None:
+    with engine(answer) as host, pytest.raises(EngineRefused, match="is no Docker engine"):
         ping(host)
 
 
@@ -209,7 +273,7 @@ def test_an_engine_that_is_sick_or_silent(tmp_path: Path) -> None:
             ping(host)
         with pytest.raises(EngineAway):
             ping(host)
-    with engine(PUSHED[:-10], path=tmp_path / "e.sock") as host, pytest.raises(EngineAway):
+    with engine(PING, PUSHED[:-10], path=tmp_path / "e.sock") as host, pytest.raises(EngineAway):
         list(push("reg.example/a:b", {}, host=host))
 
 

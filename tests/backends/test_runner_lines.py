@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from binder_backends.runner.cap import TICK, Cap
 from binder_backends.runner.pacing import Pacer
 from binder_backends.runner.push import PushOutput
-from binder_backends.runner.sorting import Repo2dockerLines, Told, plain
+from binder_backends.runner.sorting import PlainLines, Repo2dockerLines, Told
 from binder_backends.runner.text import Redactor, Splitter, readable, strip_userinfo
-from binder_core.plugin import LayerProgress, Phase
+from binder_core.plugin import LayerProgress, Line, Phase, Progress, encode_log
 
 RECORDS = Path(__file__).parents[1] / "records"
 B, F, P = Phase.BUILDING, Phase.FETCHING, Phase.PUSHING
@@ -108,7 +108,7 @@ def test_any_bytes_are_text() -> None:
 def record(name: str) -> list[Told]:
     sort = Repo2dockerLines(Redactor())
     lines = (RECORDS / name).read_bytes().splitlines()
-    return [told for line in lines if (told := sort(line, False)) is not None]
+    return [told for line in lines for told in sort(line, False)] + sort.end()
 
 
 def test_the_log_of_a_2024_repo2docker() -> None:
@@ -153,8 +153,7 @@ def test_the_progress_of_an_older_repo2docker() -> None:
         "f6": {"current": 20, "total": 10},
         "tag": 7,
     }
-    told = sort(line(message="Pushing image\n", phase="pushing", progress=layers), False)
-    assert told is not None
+    (told,) = sort(line(message="Pushing image\n", phase="pushing", progress=layers), False)
     assert told.progress == {
         "a1": LayerProgress(5, 10),
         "b2": LayerProgress(7, 7),
@@ -163,8 +162,7 @@ def test_the_progress_of_an_older_repo2docker() -> None:
         "f6": LayerProgress(10, 10),
     }
     assert told.fleeting == "progress"
-    done = sort(line(message="Successfully pushed x/y:z", phase="pushing"), False)
-    assert done is not None
+    (done,) = sort(line(message="Successfully pushed x/y:z", phase="pushing"), False)
     assert not done.fleeting
     assert done.progress is not None
     assert done.progress["a1"] == "Pushed", "it told states only every 1.5 s, not the last ones"
@@ -178,28 +176,103 @@ def test_the_progress_of_an_older_repo2docker() -> None:
 def test_any_bytes_are_a_line_of_the_phase_before(raw: bytes) -> None:
     sort = Repo2dockerLines(Redactor())
     sort(line(message="x\n", phase="building"), False)
-    assert sort(raw, False) == Told(B, raw.decode("utf-8", "replace") + "\n")
+    assert sort(raw, False) == [Told(B, raw.decode("utf-8", "replace") + "\n")]
 
 
 def test_phases_do_not_fall_and_strange_ones_are_ignored() -> None:
     sort = Repo2dockerLines(Redactor())
     said = ["fetching", "building", "fetching", "failure", 7, None, "pushing", "building"]
     told = [sort(line(message="x\n", phase=phase), False) for phase in said]
-    assert [each and each.phase for each in told] == [F, B, B, B, B, B, P, P]
+    assert [line.phase for lines in told for line in lines] == [F, B, B, B, B, B, P, P]
 
 
 def test_a_json_line_can_be_a_bar_and_hold_credentials() -> None:
     sort = Repo2dockerLines(Redactor())
     told = sort(line(message="Fetching https://u:p@x/y…\r", phase="building"), False)
-    assert told == Told(B, "Fetching https://***@x/y…\r", fleeting="bar")
+    assert told == [Told(B, "Fetching https://***@x/y…\r", fleeting="bar")]
+
+
+def pieces(*messages: str) -> list[str]:
+    """Return what is told of messages of a build, those that are not complete as well."""
+    sort = Repo2dockerLines(Redactor(["hunter2"]))
+    told = [sort(line(message=message, phase="building"), False) for message in messages]
+    return [one.message for lines in [*told, sort.end()] for one in lines]
+
+
+@pytest.mark.parametrize(
+    ("messages", "told"),
+    [
+        (["\r 10%", "\r 20%", "\r 30%\n"], [" 10%\r", " 20%\r", " 30%\n"]),
+        (["10%\r20%\r30%\n"], ["10%\r", "20%\r", "30%\n"]),
+        (["10%\r", "20%\r", "\n"], ["10%\r", "20%\r", "\n"]),
+        (["Collec", "ting num", "py\nDown"], ["Collecting numpy\n", "Down\n"]),
+        (["one\ntwo\n", "\n", "three"], ["one\n", "two\n", "\n", "three\n"]),
+        (["a\r\nb\r\n"], ["a\n", "b\n"]),
+        (["hun", "ter2\n"], ["***\n"]),
+        (['{"aux": 1}', "\n", "Built\n"], ['{"aux": 1}\n', "Built\n"]),
+        ([""], []),
+    ],
+)
+def test_what_a_step_prints_comes_in_pieces(messages: list[str], told: list[str]) -> None:
+    assert pieces(*messages) == told
+
+
+@given(st.text("ab\n", max_size=30), st.lists(st.integers(0, 30), max_size=5))
+def test_what_is_told_does_not_depend_on_the_pieces(text: str, cuts: list[int]) -> None:
+    at = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    assert pieces(*(text[a:b] for a, b in itertools.pairwise(at))) == pieces(text)
+
+
+def test_pieces_of_a_line_end_where_something_else_begins() -> None:
+    sort = Repo2dockerLines(Redactor())
+    assert sort(line(message="half", phase="building"), False) == []
+    assert sort.unfinished
+    (half, warning) = sort(b"a warning", False)
+    assert (half.message, warning.message) == ("half\n", "a warning\n")
+    sort(line(message="half", phase="building"), False)
+    (half, failed) = sort(line(message="it failed", phase="failed"), False)
+    assert (half.message, failed.message) == ("half\n", "it failed\n")
+    assert sort.late() == sort.end() == []
+
+
+def test_a_line_whose_end_does_not_come_is_told_and_a_bar_stays_one() -> None:
+    sort = Repo2dockerLines(Redactor())
+
+    def say(message: str) -> list[Told]:
+        return sort(line(message=message, phase="building"), False)
+
+    say("Step 1/2")
+    assert sort.late() == [Told(B, "Step 1/2\n")]
+    assert say("\n") == [], "its end, at last"
+    say("go\n")
+    assert say("\r 10%") == []
+    assert sort.late() == [Told(B, " 10%\r", fleeting="bar")]
+    waits = [sort.unfinished]
+    assert say("\r 20%") == []
+    waits.append(sort.unfinished)
+    assert waits == [False, True], "each state is told once"
+    assert say("\n") == [Told(B, " 20%\n")], "the last state stays"
+
+
+def test_a_long_message_is_cut_when_it_is_read() -> None:
+    sort = Repo2dockerLines(Redactor(['pa"ss']))
+    (told,) = sort(line(message='pa"ss ' + "x" * 20_000 + "\n", phase="building"), False)
+    assert told.phase is B
+    assert told.message.startswith("*** xxx")
+    assert told.message.endswith(" … (line cut)\n")
+    assert len(told.message) < 17_000
+    (raw,) = sort(b'{"messsage": "pa\\"ss", ' + b"x" * 20_000, False)
+    assert raw.message.startswith('{"messsage": "***", ')
+    assert len(raw.message) < 17_000
 
 
 def test_a_plain_program_keeps_its_phase() -> None:
-    sort = plain(F, Redactor())
-    assert sort(b'{"message": "x", "phase": "pushing"}', False) == Told(
-        F, '{"message": "x", "phase": "pushing"}\n'
-    )
-    assert sort(b"50%", True) == Told(F, "50%\r", fleeting="bar")
+    sort = PlainLines(F, Redactor())
+    assert sort(b'{"message": "x", "phase": "pushing"}', False) == [
+        Told(F, '{"message": "x", "phase": "pushing"}\n')
+    ]
+    assert sort(b"50%", True) == [Told(F, "50%\r", fleeting="bar")]
+    assert sort.end() == []
 
 
 @pytest.mark.parametrize(
@@ -327,3 +400,36 @@ def test_the_cap_holds_however_long_a_build_talks() -> None:
         told += size(cap.take(Told(B, "x" * 300 + "\n"), now))
     told += size(cap.flush())
     assert told < 130_000
+
+
+def test_progress_counts_for_what_it_is() -> None:
+    cap, told = Cap(100_000), []
+    many: Progress = {f"{layer:012x}": LayerProgress(1, 10**9) for layer in range(40)}
+    for n in range(2000):  # ten minutes
+        told += cap.take(Told(P, "p\n", many), n * 0.3)
+    told += cap.flush()
+    written = sum(
+        len(encode_log(Line(n, each.message, P, each.progress))) for n, each in enumerate(told)
+    )
+    assert written < 200_000
+
+
+@pytest.mark.parametrize("seconds", [60, 600, 3600])
+def test_a_push_is_told_after_any_flood(seconds: int) -> None:
+    cap, now = Cap(100_000), 0.0
+    for _ in range(10 * seconds):
+        now += 0.1
+        cap.take(Told(B, "x" * 1000 + "\n"), now)
+    told = []
+    for n in range(600):  # a minute
+        told += cap.take(layers(n), now + n / 10)
+    states = [each for each in told if each.progress]
+    assert len(states) > 20
+
+
+def test_where_all_is_used_up_something_is_told_all_the_same() -> None:
+    cap = Cap(100_000)
+    told = [len(cap.take(Told(B, "x" * 1000 + "\n"), n / 10)) for n in range(36_000)]  # an hour
+    late = [n // 10 for n, many in enumerate(told) if many and n > 3000]
+    assert len(late) > 10
+    assert max(b - a for a, b in itertools.pairwise(late)) < 400

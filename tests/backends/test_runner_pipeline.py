@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from binder_backends.runner import CommandRecipe, RunnerOptions
 from binder_backends.runner.__main__ import read_options
 from binder_backends.runner.pipeline import Pipeline
 from binder_backends.runner.recipes import Step, StepResult, repo2docker
-from binder_backends.runner.sorting import Repo2dockerLines, plain
+from binder_backends.runner.sorting import PlainLines, Repo2dockerLines
 from binder_backends.runner.text import Redactor
 from binder_core.plugin import LayerProgress, Line, LogReader, Outcome, Phase
 
@@ -22,7 +23,7 @@ B, F, P = Phase.BUILDING, Phase.FETCHING, Phase.PUSHING
 
 def made(cap_bytes: int = 2**20) -> Pipeline:
     pipeline = Pipeline(cap_bytes=cap_bytes)
-    pipeline.begin(plain(B, Redactor()))
+    pipeline.begin(PlainLines(B, Redactor()))
     return pipeline
 
 
@@ -70,6 +71,39 @@ def test_a_bar_is_told_by_the_clock_too() -> None:
     assert pipeline.take() == b""
     pipeline.tick(deadline)
     assert [line.message for line in lines(pipeline.take())] == ["3%\r"]
+
+
+def json_line(message: str) -> bytes:
+    return json.dumps({"message": message, "phase": "building"}).encode() + b"\n"
+
+
+def test_a_bar_that_a_step_draws_is_kept_to_a_few_states_a_second() -> None:
+    pipeline = Pipeline(cap_bytes=2**20)
+    pipeline.begin(Repo2dockerLines(Redactor()))
+    for n in range(100):  # a second
+        pipeline.feed(0, json_line(f"\r{n}%"), n / 100)
+        pipeline.tick(n / 100)
+    assert len(lines(pipeline.take())) < 6
+    while (deadline := pipeline.deadline()) is not None:
+        assert deadline < 3.0
+        pipeline.tick(deadline)
+    assert [line.message for line in lines(pipeline.take())][-1] == "99%\r"
+    pipeline.finish(9.0)
+    assert [line.message for line in lines(pipeline.take())] == ["99%\n"]
+
+
+def test_a_line_that_a_step_has_not_ended_is_told_by_the_clock() -> None:
+    pipeline = Pipeline(cap_bytes=2**20)
+    pipeline.begin(Repo2dockerLines(Redactor()))
+    pipeline.feed(0, json_line("Configuring"), 0.0)
+    pipeline.tick(0.0)
+    assert pipeline.take() == b""
+    deadline = pipeline.deadline()
+    assert deadline is not None
+    assert deadline < 1.0
+    pipeline.tick(deadline)
+    assert [line.message for line in lines(pipeline.take())] == ["Configuring\n"]
+    assert pipeline.deadline() is None
 
 
 @pytest.mark.parametrize("version", ["2024.7", "2026.4"])

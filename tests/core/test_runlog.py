@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from binder_core.events import LayerProgress
+from binder_core.events import LayerProgress, Progress
 from binder_core.ordering import Phase
 from binder_core.runlog import MAX_LINE_BYTES, Entry, Line, LogReader, Outcome, encode
 
@@ -63,6 +65,36 @@ def test_lines_of_others_are_counted(line: bytes, message: str, phase: Phase | N
     first, second = read(line + b"\n" + line, 7)
     assert first == Line(1, message, phase)
     assert second == Line(2, message, phase)
+
+
+def test_what_fits_of_the_progress_of_others_is_told() -> None:
+    said = {
+        "a1": {"current": 5, "total": 10},
+        "b2": {"current": 7},
+        "c3": "Waiting",
+        "d4": "Layer already exists",
+        "e5": "Mounted from library/debian",
+        "f6": {"current": 20, "total": 10, "more": 1},
+        "g7": "Pushed",
+        "h8": 7,
+    }
+    told: Progress = {
+        "a1": LayerProgress(5, 10),
+        "b2": LayerProgress(7, 7),
+        "d4": "Layer already exists",
+        "e5": "Layer already exists",
+        "f6": LayerProgress(10, 10),
+        "g7": "Pushed",
+    }
+    table: list[tuple[object, Progress | None]] = [
+        (said, told),
+        ({"a": "Waiting"}, None),
+        (7, None),
+    ]
+    for progress, fits in table:
+        line = {"message": "Pushing image\n", "phase": "pushing", "progress": progress}
+        (entry,) = read(json.dumps(line).encode(), 50)
+        assert entry == Line(1, "Pushing image\n", Phase.PUSHING, fits)
 
 
 @pytest.mark.parametrize(

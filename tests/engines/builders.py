@@ -17,18 +17,23 @@ from engines.docker import DockerEngine
 BUILDER_BASE = "builder-base:test"
 REPO2DOCKER = "repo2docker:test"
 OLD_REPO2DOCKER = "repo2docker-old:test"
+OLD_STOCK_REPO2DOCKER = "repo2docker-stock-old:test"
 STOCK_REPO2DOCKER = "repo2docker-stock:test"
 
 _ROOT = Path(__file__).parents[2]
-_OLD = "2024.7.0"
+_OLD, _CURRENT = "2024.7.0", "2026.4.0"
 _BASE = f"""\
 FROM {images.DEBIAN_PYTHON}
 COPY . /
 """
-# As repo2docker's own: no docker command, and no runner.
-_STOCK = f"""\
+# As repo2docker's own: no runner, and the old one has no docker command.
+_OLD_STOCK = f"""\
 FROM {images.DEBIAN_PYTHON}
 RUN pip install --no-cache-dir jupyter-repo2docker=={_OLD} 'setuptools<81'
+"""
+_STOCK = f"""\
+FROM {BUILDER_BASE}
+RUN pip install --no-cache-dir jupyter-repo2docker=={_CURRENT}
 """
 
 
@@ -58,11 +63,20 @@ def old_repo2docker(engine: DockerEngine) -> str:
     return _ours(engine, OLD_REPO2DOCKER, "--build-arg", f"REPO2DOCKER={_OLD}")
 
 
+def old_stock_repo2docker(engine: DockerEngine) -> str:
+    """See to it that the engine has `OLD_STOCK_REPO2DOCKER`: an old one, without our runner."""
+    return _stock(engine, OLD_STOCK_REPO2DOCKER, _OLD_STOCK)
+
+
 def stock_repo2docker(engine: DockerEngine) -> str:
-    """See to it that the engine has `STOCK_REPO2DOCKER`: an old one, without our runner."""
+    """See to it that the engine has `STOCK_REPO2DOCKER`: a current one, without our runner."""
+    return _stock(engine, STOCK_REPO2DOCKER, _STOCK)
+
+
+def _stock(engine: DockerEngine, image: str, dockerfile: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "Dockerfile").write_text(_STOCK)
-        return images.build(engine, STOCK_REPO2DOCKER, Path(folder))
+        (Path(folder) / "Dockerfile").write_text(dockerfile)
+        return images.build(engine, image, Path(folder))
 
 
 def _ours(engine: DockerEngine, image: str, *options: str) -> str:

@@ -6,8 +6,11 @@ Tests share them, and whatever they make there they remove, or name as nobody el
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -40,8 +43,35 @@ def engine_elsewhere(require: Require) -> Iterator[DockerEngine]:
         yield engine
 
 
+@pytest.fixture(scope="module")
+def small_engine(
+    require: Require,
+    docker_engine: DockerEngine,
+    repo2docker_image: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[DockerEngine]:
+    """Return an engine with our image for builds and busybox, on a disk with 64 MB left."""
+    require("mount", "apt-get install mount")
+    disk = tmp_path_factory.mktemp("disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8g", "tmpfs", disk], check=True)
+    try:
+        with _an_engine(require, disk=disk) as engine:
+            images.busybox(engine)
+            saved = disk / "image"
+            docker_engine.docker("save", "--output", str(saved), repo2docker_image)
+            engine.docker("load", "--input", str(saved))
+            saved.unlink()
+            used = shutil.disk_usage(disk).used + 64 * 2**20
+            subprocess.run(["mount", "-o", f"remount,size={used}", disk], check=True)
+            yield engine
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
 @contextmanager
-def _an_engine(require: Require, authority: Authority | None = None) -> Iterator[DockerEngine]:
+def _an_engine(
+    require: Require, authority: Authority | None = None, disk: Path | None = None
+) -> Iterator[DockerEngine]:
     require("dockerd", "apt-get install docker.io")
     require("docker", "apt-get install docker.io")
     require("iptables", "apt-get install iptables")
@@ -50,7 +80,7 @@ def _an_engine(require: Require, authority: Authority | None = None) -> Iterator
     folders = [cache_folder() / f"docker-{number}" for number in range(_SESSIONS)]
     with one_of(folders) as folder:
         number = folders.index(folder)
-        with DockerEngine(folder, number=number, authority=authority) as engine:
+        with DockerEngine(disk or folder, number=number, authority=authority) as engine:
             yield engine
 
 
@@ -115,8 +145,14 @@ def old_repo2docker_image(builder_base: str, docker_engine: DockerEngine) -> str
 
 
 @pytest.fixture(scope="session")
-def stock_repo2docker_image(debian_python: str, docker_engine: DockerEngine) -> str:
+def old_stock_repo2docker_image(debian_python: str, docker_engine: DockerEngine) -> str:
     """Return the name of one with repo2docker 2024.7 and no runner."""
+    return builders.old_stock_repo2docker(docker_engine)
+
+
+@pytest.fixture(scope="session")
+def stock_repo2docker_image(builder_base: str, docker_engine: DockerEngine) -> str:
+    """Return the name of one with current repo2docker and no runner."""
     return builders.stock_repo2docker(docker_engine)
 
 

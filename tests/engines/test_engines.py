@@ -115,7 +115,7 @@ def test_the_image_for_builds_has_what_a_build_needs(
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("image", ["old_repo2docker_image", "stock_repo2docker_image"])
+@pytest.mark.parametrize("image", ["old_repo2docker_image", "old_stock_repo2docker_image"])
 def test_images_with_an_old_repo2docker(
     docker_engine: DockerEngine, request: pytest.FixtureRequest, image: str
 ) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from binder_backends.registry import RegistrySettings
 
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?")
+_GIT_HOST: Final = re.compile(r"(?:https?://)?(?:[^\s/@:]+|\[[\da-f:]+\])(?::\d+)?", re.IGNORECASE)
 _ENGINE: Final = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_CONTEXT")
 _POWER: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
@@ -56,7 +57,8 @@ class BuildSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     environment: dict[str, str] = {}
     """Environment variables of the build container: proxies, say. Never secrets."""
     git_credentials: dict[str, GitCredential] = {}
-    """Who asks, by git host: ``github.com``, ``git.example.org:8443``."""
+    """Who asks, by git host: ``github.com``, ``git.example.org:8443``. A path is refused: git uses
+    them for the whole host."""
     memory_limit: str = ""
     """Memory of a build, as ``2G`` or in bytes; empty: no limit."""
     cpu_limit: float = 0.0
@@ -75,12 +77,21 @@ class BuildSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         byte_size(self.memory_limit)
         if not self.repo2docker or not self.builder_image:
             raise ValueError("builder_image and repo2docker must not be empty")
+        for host in self.git_credentials:
+            if not _GIT_HOST.fullmatch(host):
+                raise ValueError(
+                    "git_credentials are by host, such as github.com, git.example.org:8443 or"
+                    f" http://git.example.org, and git uses them for all of it: {host!r} is none"
+                )
         for name in _ENGINE:
             if name in self.environment:
                 raise ValueError(
                     f"environment must not hold {name}: other settings say which engine builds"
                 )
-        for name in ("cpu_limit", "build_timeout", "silence_timeout", "keep_builds_for"):
+        for name in (
+            *("cpu_limit", "build_timeout", "silence_timeout", "keep_builds_for"),
+            "log_cap_bytes",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be below 0")
 

@@ -8,16 +8,18 @@ whose socket it is given.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import ClassVar, Final
 
 import anyio
 import msgspec
 
-from binder_backends.containers import STOP_FILE, BuildPlan, plan_build
+from binder_backends.containers import LABEL, STOP_FILE, BuildPlan, plan_build
 from binder_backends.docker.container import HANDED_OVER, container_config, handed_over, log_bytes
-from binder_backends.docker.engine import DEFAULT_SOCKET, Conflict, NotThere
+from binder_backends.docker.engine import DEFAULT_SOCKET, Conflict, Inspected, NotThere
 from binder_backends.docker.engine_plugin import EnginePlugin
 from binder_backends.docker.reading import (
     LogFeed,
@@ -28,6 +30,7 @@ from binder_backends.docker.reading import (
 )
 from binder_backends.docker.runs import (
     BUILD_LABEL,
+    RUNNER_LABEL,
     Run,
     is_listed_run,
     is_run_id,
@@ -35,7 +38,8 @@ from binder_backends.docker.runs import (
     read_run,
 )
 from binder_backends.docker.settings import DockerSettings
-from binder_backends.docker.verdicts import too_long, verdict
+from binder_backends.docker.slots import Slots
+from binder_backends.docker.verdicts import too_late, too_long, verdict
 from binder_core.plugin import (
     BackendUnavailable,
     BuildFailed,
@@ -68,12 +72,13 @@ class DockerBuilder(EnginePlugin):
 
     def __init__(self, settings: DockerSettings) -> None:
         every = min(_SWEEP_EVERY, settings.keep_builds_for)
-        super().__init__(settings.host, settings.registry, sweep_every=every)
+        super().__init__(settings.host, settings.registry, label=BUILD_LABEL, sweep_every=every)
         self._settings = settings
+        self._slots = Slots(self._engine, settings.max_builds)
         self._version = ""
 
     async def check(self) -> None:
-        """Return if the engine answers, is new enough, and has the builder image.
+        """Return if the engine answers, is new enough, and has the builder image and network.
 
         Raises:
             BackendUnavailable: One of these is not so.
@@ -82,12 +87,26 @@ class DockerBuilder(EnginePlugin):
         image = await self._engine.image(self._settings.builder_image)
         if image is None:
             raise self._no_builder_image()
-        labels = image["Config"].get("Labels") or {}
-        if self._settings.runner and labels.get("io.binderkit.runner") != "yes":
+        if self._settings.runner:
+            self._check_runner((image.get("Config") or {}).get("Labels") or {})
+        if (name := self._settings.network) and not await self._engine.has_network(name):
+            raise self._no_network()
+
+    def _check_runner(self, labels: Mapping[str, str]) -> None:
+        image = self._settings.builder_image
+        if labels.get(f"{LABEL}.runner") != "yes":
             raise BackendUnavailable(
-                f"The builder image {self._settings.builder_image} does not hold the runner. Make"
-                " one from deploy/builder/Dockerfile, or set runner = false for an image of"
-                " repo2docker's own."
+                f"The builder image {image} does not hold the runner. Make one from"
+                " deploy/builder/Dockerfile, or set runner = false for an image of repo2docker's"
+                " own."
+            )
+        ours = version("binderkit")
+        # (One of somebody's own make need not say it.)
+        theirs = labels.get(f"{LABEL}.version", ours)
+        if theirs != ours:
+            raise BackendUnavailable(
+                f"The builder image {image} holds the runner of binderkit {theirs}, and this is"
+                f" {ours}. Make it again (docker build -t {image} -f deploy/builder/Dockerfile .)."
             )
 
     def versions(self) -> Mapping[str, str]:
@@ -115,14 +134,18 @@ class DockerBuilder(EnginePlugin):
 
     async def build(self, request: BuildRequest, report: Report) -> None:
         """Start or find the build; see `binder_core.plugin.Builder.build`."""
-        run = await self._find_or_start(request)
+        run = await self._find_or_start(request, report)
         if run is None:
             return
         report.started(run.id)
-        await self._tell(run, request, report)
+        try:
+            await self._tell(run, request, report)
+        finally:
+            self._slots.wake()
 
     async def stop(self, request: BuildRequest, reason: str) -> None:
         """End the run under way of this name, with all it started."""
+        self._slots.stop(request.name, reason)
         with anyio.CancelScope(shield=True):
             run = await self._current(request)
             if run is not None and run.fresh:
@@ -132,7 +155,7 @@ class DockerBuilder(EnginePlugin):
 
     # -- Finding and starting ----------------------------------------------------------------
 
-    async def _find_or_start(self, request: BuildRequest) -> Run | None:
+    async def _find_or_start(self, request: BuildRequest, report: Report) -> Run | None:
         """Return the run to report, None if there is nothing to report."""
         deadline = time.monotonic() + _FIND_WITHIN
         while time.monotonic() < deadline:
@@ -147,9 +170,11 @@ class DockerBuilder(EnginePlugin):
             if run is None or run.over:
                 if request.image_exists or await self.exists(request.image):
                     return None
-                started = await self._start(request, run)
+                began = time.monotonic()
+                started = await self._start_in_turn(request, run, report)
                 if started is not None:
                     return started
+                deadline += time.monotonic() - began
             await anyio.sleep(_PAUSE)
         raise BackendUnavailable(
             f"The build container {request.name} neither ends nor makes way for a new one: look at"
@@ -209,9 +234,34 @@ class DockerBuilder(EnginePlugin):
         return now
 
     async def _take_over(self, run: Run, request: BuildRequest) -> Run | None:
-        """Remove what another server has left, half made."""
-        await self._engine.remove(run.container)
+        """Remove what another server has left, half made; it stays if it has just been started."""
+        await self._engine.remove(run.container, force=False)
         return await self._current(request)
+
+    async def _start_in_turn(
+        self, request: BuildRequest, before: Run | None, report: Report
+    ) -> Run | None:
+        """Start a run when there is a place for it; return None where another server was first."""
+        told = ""
+        with self._slots.turn(request.name) as turn:
+            while why := await self._slots.claim(turn):
+                if why != told:
+                    told = why
+                    report.waiting(why)
+                await self._slots.change()
+                if turn.stopped is not None:
+                    raise BuildFailed(turn.stopped)
+                before = await self._current(request)
+                if before is not None and not before.over:
+                    return None
+        try:
+            if turn.stopped is not None:
+                raise BuildFailed(turn.stopped)
+            if told and await self.exists(request.image):
+                return None
+            return await self._start(request, before)
+        finally:
+            self._slots.release(request.name)
 
     async def _start(self, request: BuildRequest, before: Run | None) -> Run | None:
         """Start a run; return None where another server was first."""
@@ -241,13 +291,19 @@ class DockerBuilder(EnginePlugin):
         try:
             await self._engine.put_files(container, handed_over(plan), folders=[HANDED_OVER])
             await self._engine.start(container)
-        except NotThere:
-            return None  # somebody removed it: the build was stopped
+        except (NotThere, Conflict) as error:
+            if "network" not in str(error):
+                return None  # somebody removed it, or is about to: the build was stopped
+            await self._remove_vainly_made(container)
+            raise self._no_network() from error
         except BackendUnavailable:
-            with contextlib.suppress(BackendUnavailable):
-                await self._engine.remove(container)
+            await self._remove_vainly_made(container)
             raise
         return container
+
+    async def _remove_vainly_made(self, container: str) -> None:
+        with contextlib.suppress(BackendUnavailable):
+            await self._engine.remove(container)
 
     def _plan(self, request: BuildRequest, login: bytes) -> BuildPlan:
         return plan_build(self._settings, request, push_config=login)
@@ -261,6 +317,13 @@ class DockerBuilder(EnginePlugin):
             f"The Docker engine at {self._engine.host} has no builder image {image}. Make it"
             f" (docker build -t {image} -f deploy/builder/Dockerfile .), pull it, or set"
             " builder_image."
+        )
+
+    def _no_network(self) -> BackendUnavailable:
+        name = self._settings.network
+        return BackendUnavailable(
+            f"The Docker engine at {self._engine.host} has no network {name}. Make it (docker"
+            f" network create {name}), or set network."
         )
 
     # -- Telling -----------------------------------------------------------------------------
@@ -288,7 +351,9 @@ class DockerBuilder(EnginePlugin):
         reason = b""
         if feed.outcome is None and ended is not None:
             reason = await self._reason(ended)
-        there = await self.exists(request.image)
+        # Why a build failed is told though nobody knew whether there is an image.
+        failed = feed.outcome is not None and not feed.outcome.built
+        there = not failed and await self.exists(request.image)
         failure = verdict(ended, feed, reason.decode("utf-8", "replace"), there=there)
         if failure:
             raise BuildFailed(failure)
@@ -328,20 +393,23 @@ class DockerBuilder(EnginePlugin):
 
     # -- Clearing up -------------------------------------------------------------------------
 
-    async def sweep(self) -> None:
-        """Remove the containers of builds that ended long enough ago, whoever started them.
+    async def tidy(self, listed: Inspected) -> None:
+        """Remove the container of a build that ended long enough ago; see `sweep`.
 
-        Raises:
-            BackendUnavailable: The engine broke.
+        One that runs without a runner is ended when it has taken too long: it has no clock of its
+        own, and it may be that no server follows it.
         """
-        keep = self._settings.keep_builds_for
-        for listed in await self._engine.containers(BUILD_LABEL):
-            old_enough = time.time() - listed["Created"] > keep
-            if listed["State"] == "running" or not old_enough or not is_listed_run(listed):
-                continue
-            run = await self._inspect(listed["Id"])
-            if run is None:
-                continue
-            forgotten = run.fresh and time.time() - run.began > _NEVER_STARTED
-            if forgotten or (run.over and time.time() - run.ended > keep):
-                await self._engine.remove(run.container)
+        state, keep = listed["State"], self._settings.keep_builds_for
+        limits = {"created": _NEVER_STARTED, "running": self._settings.build_timeout or math.inf}
+        age = time.time() - listed["Created"]
+        if age <= limits.get(state, keep) or not is_listed_run(listed):
+            return
+        if state == "running" and listed["Labels"].get(RUNNER_LABEL) == "yes":
+            return
+        run = await self._inspect(listed["Id"])
+        if run is None:
+            return
+        if run.state == state == "running":
+            await self._end(run, too_late(self._settings.build_timeout))
+        elif run.fresh or (run.over and time.time() - run.ended > keep):
+            await self._engine.remove(run.container, force=False)

@@ -29,6 +29,8 @@ NO_ENGINE: Final = 900
 _UNIX: Final = "unix://"
 _SCHEMES: Final = (_UNIX, "tcp://", "http://", "https://")
 _HEADER_BYTES: Final = 8
+_OPEN_WITHIN: Final = 60.0
+"""Seconds in which a log must begin; it may take as long as it likes to end."""
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=60.0, sock_connect=10.0)
 
 Inspected = dict[str, Any]
@@ -127,6 +129,12 @@ class Engine:
             ) from error
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
             raise self._gone() from error
+        except (AttributeError, LookupError, TypeError, ValueError, tarfile.TarError) as error:
+            # aiodocker's, of an answer with another content than it expects.
+            raise BackendUnavailable(
+                f"{what}: what the Docker engine at {self.host} answered cannot be read. Is there"
+                " something else, or something between, such as a proxy?"
+            ) from error
 
     def _unavailable(self, what: str, error: DockerError) -> BackendUnavailable:
         if error.status == NO_ENGINE:
@@ -187,6 +195,15 @@ class Engine:
             )
         return name
 
+    async def has_network(self, name: str) -> bool:
+        """Return whether the engine has a network of that name."""
+        try:
+            with self.faults("The network"):
+                await self.docker.networks.get(name)
+        except NotThere:
+            return False
+        return True
+
     # -- Containers --------------------------------------------------------------------------
 
     async def inspect(self, name: str) -> Inspected:
@@ -230,7 +247,12 @@ class Engine:
         """Rename a container; return False where another one was first."""
         try:
             with self.faults("The container could not be renamed"):
-                await self.docker.containers.container(container).rename(name)
+                try:
+                    await self.docker.containers.container(container).rename(name)
+                except DockerError as error:
+                    if "same name as its current name" in error.message:
+                        return False  # just what was wanted here was done by another one
+                    raise
         except (NotThere, Conflict):
             return False
         return True
@@ -243,11 +265,16 @@ class Engine:
         except (NotThere, Conflict):
             return
 
-    async def remove(self, container: str) -> None:
-        """Remove a container with its anonymous volumes, running or not; gone already is fine."""
+    async def remove(self, container: str, *, force: bool = True) -> None:
+        """Remove a container with its anonymous volumes; gone already is fine.
+
+        Args:
+            container: Its name or id.
+            force: Whether one that runs is ended; else it stays.
+        """
         try:
             with self.faults("The container could not be removed"):
-                await self.docker.containers.container(container).delete(force=True, v=True)
+                await self.docker.containers.container(container).delete(force=force, v=True)
         except (NotThere, Conflict):
             return
 
@@ -330,11 +357,12 @@ class Engine:
                 await docker._check_version()  # noqa: SLF001 - done by each of its own calls
             # Not `DockerContainer.log`: that ends a stream that broke as one that is complete, and
             # leaves its connection open where the reader goes away.
-            response = await docker.session.get(
-                f"{docker.docker_host}/{docker.api_version}/containers/{container}/logs",
-                params=params,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
-            )
+            async with asyncio.timeout(_OPEN_WITHIN):
+                response = await docker.session.get(
+                    f"{docker.docker_host}/{docker.api_version}/containers/{container}/logs",
+                    params=params,
+                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
+                )
         try:
             if response.status in (404, 409):  # 409: it is just being removed
                 raise NotThere(container)
@@ -372,10 +400,15 @@ class Engine:
         """Return what the engine says of an image of its own, None if it has none of that name."""
         try:
             with self.faults("The image"):
-                found: Inspected = await self.docker.images.inspect(name)
+                return _an_object(await self.docker.images.inspect(name))
         except NotThere:
             return None
-        return found
+
+
+def _an_object(said: Any) -> Inspected:
+    if not isinstance(said, dict):
+        raise TypeError(said)
+    return said
 
 
 def _take_pieces(buffer: bytearray) -> list[tuple[int, bytes]]:

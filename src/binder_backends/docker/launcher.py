@@ -67,7 +67,7 @@ class DockerLauncher(EnginePlugin):
 
     def __init__(self, settings: DockerLaunchSettings) -> None:
         every = min(_SWEEP_EVERY, settings.keep_ended_for)
-        super().__init__(settings.host, settings.registry, sweep_every=every)
+        super().__init__(settings.host, settings.registry, label=SERVER_LABEL, sweep_every=every)
         self._settings = settings
         self._under_way: dict[str, set[anyio.CancelScope]] = {}
         self._version = ""
@@ -376,25 +376,20 @@ class DockerLauncher(EnginePlugin):
                 )
             await anyio.sleep(_SLOW)
 
-    async def sweep(self) -> None:
-        """Remove the containers of servers that ended long enough ago, whoever started them.
-
-        Raises:
-            BackendUnavailable: The engine broke.
-        """
-        for listed in await self._engine.containers(SERVER_LABEL):
-            if listed["State"] in ("running", "restarting", "paused"):
-                continue
-            try:
-                server = read_server(await self._engine.inspect(listed["Id"]))
-            except NotThere:
-                continue
-            if server is None:
-                continue
-            now = time.time()
-            forgotten = server.fresh and now - server.created > _NEVER_STARTED
-            if forgotten or (server.over and now - server.ended > self._settings.keep_ended_for):
-                await self._engine.remove(server.container)
+    async def tidy(self, listed: Inspected) -> None:
+        """Remove the container of a server that ended long enough ago; see `sweep`."""
+        if listed["State"] in ("running", "restarting", "paused"):
+            return
+        try:
+            server = read_server(await self._engine.inspect(listed["Id"]))
+        except NotThere:
+            return
+        if server is None:
+            return
+        now = time.time()
+        forgotten = server.fresh and now - server.created > _NEVER_STARTED
+        if forgotten or (server.over and now - server.ended > self._settings.keep_ended_for):
+            await self._engine.remove(server.container, force=False)
 
 
 class _PortTaken(Exception):

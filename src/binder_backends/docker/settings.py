@@ -18,3 +18,12 @@ class DockerSettings(BuildSettings, frozen=True, forbid_unknown_fields=True, kw_
     """The network of build containers; empty: the engine's default."""
     pids_limit: int = 4096
     """How many processes a build container may have; 0: no limit."""
+    max_builds: int = 0
+    """How many builds may run on the engine at once, those of all servers; 0: any number."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        super().__post_init__()
+        for name in ("pids_limit", "max_builds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be below 0")

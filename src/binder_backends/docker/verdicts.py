@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from binder_backends.docker.reading import LogFeed
 from binder_backends.docker.runs import Run
 
-_AGAIN = "Ask again, and it is built anew."
+# (Every traceback of the runner has its name.)
+_NO_RUNNER: Final = re.compile(r"No module named '?binder_backends")
+_TORN: Final = "Error grabbing logs"
+"""The engine's own word, where it could not write a log to its end."""
+_AGAIN: Final = "Ask again, and it is built anew."
 
 
 def verdict(run: Run | None, feed: LogFeed, reason: str, *, there: bool) -> str:
@@ -40,19 +47,32 @@ def too_long(limit: int) -> str:
     )
 
 
+def too_late(limit: float) -> str:
+    """Return why a build is ended that took more than `limit` seconds."""
+    return f"The build took longer than the {limit:g} s that it may take, and was ended."
+
+
 def _cut_off(run: Run, feed: LogFeed) -> str:
+    strays = [line for line in feed.strays if not line.startswith(_TORN)]
     if run.out_of_memory:
         return (
             "The build ran out of memory, and was ended. Does the repository need less, or may"
             " builds have more (memory_limit)?"
         )
-    if run.has_runner and any("binder_backends" in line for line in feed.strays):
+    if run.has_runner and any(_NO_RUNNER.search(line) for line in strays):
         return (
             "The builder image does not hold the runner. Make one from deploy/builder/Dockerfile,"
             " or set runner = false."
         )
-    if run.has_runner and feed.strays:
-        return f"The builder itself failed: {feed.strays[-1][:300]}"
+    if run.has_runner and strays:
+        return f"The builder itself failed: {strays[-1][:300]}"
+    if run.has_runner and run.exit_code == 1:
+        # A runner that failed says why as its last word.
+        return (
+            "The build failed, and why is lost: its log was cut. Is the disk of the Docker engine"
+            " full (make room, for instance with `docker image prune` and `docker builder prune`),"
+            f" or was the engine restarted? {_AGAIN}"
+        )
     if run.has_runner or run.exit_code in (137, 143):
         return (
             "The build was cut off: its container was ended from outside (was the engine or the"

@@ -4,6 +4,9 @@ A log is read while it is written, so what was told stays told. The first lines 
 come until half of the cap is used. From then on lines pass through a store of the newest ones, and
 now and then a part of it is told: all of it where a build says little, the newest lines where it
 pours. What is left out is told as a number. At the end the store is told: the newest lines of all.
+
+A part of the cap is kept for the push, which comes last and which people wait for. Where all is
+used up something is told all the same, less and less often.
 """
 
 from __future__ import annotations
@@ -13,11 +16,17 @@ from dataclasses import replace
 from typing import Final
 
 from binder_backends.runner.sorting import Told
+from binder_core.plugin import Phase
 
 TICK: Final = 1.0
 """Seconds between two looks at the store."""
 
 _OVERHEAD: Final = 64  # of the JSON around a message
+_LAYER: Final = 60  # of a layer in it
+_SPARSE: Final = 10.0
+"""Seconds between two lines where all is used up, at first."""
+_SPARSER: Final = 0.1
+"""What part of the time since then is between two later ones: few lines, however long it takes."""
 
 
 class Cap:
@@ -29,13 +38,15 @@ class Cap:
 
     def __init__(self, cap_bytes: int) -> None:
         self._head = cap_bytes // 2
-        self._middle = cap_bytes // 4
+        self._middle = cap_bytes // 8
+        self._for_push = cap_bytes // 8
         self._tail = cap_bytes // 4
         self._grant_least = cap_bytes // 4096
         self._store: deque[tuple[Told, int]] = deque()
         self._stored = 0
         self._left_out = 0
         self._next = 0.0
+        self._used_up: float | None = None
         self._pours_until = 0.0
 
     def pours(self, now: float) -> bool:
@@ -44,7 +55,10 @@ class Cap:
 
     def take(self, told: Told, now: float) -> list[Told]:
         """Return what is to be told now that `told` has come."""
-        size = len(told.message.encode()) + _OVERHEAD
+        size = len(told.message.encode()) + _OVERHEAD + _LAYER * len(told.progress or ())
+        if told.phase is Phase.PUSHING and self._for_push:
+            self._middle = max(0, self._middle) + self._for_push
+            self._for_push, self._used_up, self._next = 0, None, now
         if self._head >= 0 and not self._store:
             self._head -= size
             self._next = now + TICK
@@ -66,13 +80,17 @@ class Cap:
 
     def due(self, now: float) -> list[Told]:
         """Return what is to be told by now."""
-        if now < self._next or not self._store or self._middle <= 0:
+        if now < self._next or not self._store:
             return []
         self._next = now + TICK
         if self._left_out:
             self._pours_until = now + 2 * TICK
         # A share of what is left, so that a long build still has something to give.
         grant = max(self._grant_least, self._middle // 32)
+        if self._middle <= 0:
+            self._used_up = now if self._used_up is None else self._used_up
+            self._next = now + max(_SPARSE, _SPARSER * (now - self._used_up))
+            grant = 0  # and yet the newest line
         while len(self._store) > 1 and self._stored > grant:
             self._stored -= self._store.popleft()[1]
             self._left_out += 1
@@ -81,7 +99,7 @@ class Cap:
 
     def deadline(self) -> float | None:
         """Return when to ask again, None while there is nothing to tell."""
-        return self._next if self._store and self._middle > 0 else None
+        return self._next if self._store else None
 
     def flush(self) -> list[Told]:
         """Return the store: the log ends, or a line says something that must be told."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import re
 import socket
 import ssl
 import sys
@@ -35,6 +36,7 @@ _ANSWER_WITHIN: Final = 15.0
 _FIRST_DELAY: Final = 1.0
 _LAST_DELAY: Final = 8.0
 _SHOWN: Final = 300
+_API: Final = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}")
 # A machine that is gone says nothing, and a push may be silent for long: the kernel asks after it.
 _KEEP_ALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
 
@@ -68,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def wait(
-    ask: Callable[[], None],
+    ask: Callable[[], object],
     retry_for: float,
     *,
     clock: Callable[[], float] = time.monotonic,
@@ -88,7 +90,7 @@ def wait(
     began, delay = clock(), _FIRST_DELAY
     while True:
         try:
-            return ask()
+            ask()
         except EngineAway as away:
             left = began + retry_for - clock()
             if left <= 0:
@@ -102,10 +104,14 @@ def wait(
             )
             sleep(pause)
             delay = min(2 * delay, _LAST_DELAY)
+        else:
+            return
 
 
-def ping(host: str, certs: str = "") -> None:
-    """Return if the engine answers.
+def ping(host: str, certs: str = "") -> str:
+    """Return the newest version of its API, ``1.41``, that the engine answers with.
+
+    It is the one to ask in: each engine takes its own, and one from Docker 29 on none of 20.10's.
 
     Raises:
         EngineRefused: It never will.
@@ -122,11 +128,13 @@ def ping(host: str, certs: str = "") -> None:
     check_answer(status, said)
     if status >= http.client.INTERNAL_SERVER_ERROR:
         raise EngineAway(f"it answered {status}: {' '.join(said.split())}")
-    if status != http.client.OK or reply.headers.get("Api-Version") is None:
+    api = reply.headers.get("Api-Version") or ""
+    if status != http.client.OK or not _API.fullmatch(api):
         raise EngineRefused(
             "What answers where the Docker engine for builds should be is no Docker engine. Is its"
-            " address right (docker_host)?"
+            " address right (docker_host, or engine_socket)?"
         )
+    return api
 
 
 def check_answer(status: int, said: str) -> None:

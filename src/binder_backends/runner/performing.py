@@ -18,7 +18,7 @@ from binder_backends.runner.options import FROM_OUTSIDE
 from binder_backends.runner.pipeline import Pipeline
 from binder_backends.runner.processes import descendants, kill_all, reap
 from binder_backends.runner.recipes import Breath, Recipe, RecipeFailed, Say, Step, StepResult
-from binder_backends.runner.sorting import Repo2dockerLines, plain
+from binder_backends.runner.sorting import PlainLines, Repo2dockerLines
 from binder_backends.runner.text import Redactor
 
 _READ_BYTES: Final = 256 * 1024
@@ -116,7 +116,7 @@ class Performer:
         self._heard = time.monotonic()
         self._check(self._heard)
         speaks = Repo2dockerLines(self._redact) if step.speaks == "repo2docker" else None
-        self._pipeline.begin(speaks or plain(step.phase, self._redact))
+        self._pipeline.begin(speaks or PlainLines(step.phase, self._redact))
         # Two pipes: what one program writes in halves to both would else be mixed up in one line.
         pipes = [_pipe(), _pipe()]
         try:

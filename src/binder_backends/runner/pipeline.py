@@ -12,7 +12,7 @@ from binder_backends.runner.text import Splitter
 from binder_core.plugin import Line, Outcome, Phase, encode_log
 
 PACE: Final = 0.3
-"""Seconds between two states of a progress bar or of a push."""
+"""Seconds between two states of a progress bar or of a push, and for the end of a line to come."""
 
 _LOOK: Final = 0.25
 _LOOK_BYTES: Final = 32 * 1024
@@ -23,8 +23,9 @@ _TAIL_LINES: Final = 12
 class _Source:
     """One pipe of the program that runs."""
 
-    def __init__(self) -> None:
-        self.splitter = Splitter()
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self.splitter = Splitter(max_bytes)
         self.late = bytearray()
         self._torn = False
 
@@ -39,7 +40,7 @@ class _Source:
         data, self.late = bytes(self.late), bytearray()
         if self._torn:
             self._torn = False
-            self.splitter = Splitter()
+            self.splitter = Splitter(self._max_bytes)
             begin = data.find(b"\n") + 1
             lost += begin > 0  # the line that was torn
             data = data[begin:]
@@ -71,6 +72,7 @@ class Pipeline:
         self._out: list[bytes] = []
         self._look_at = 0.0
         self._looked = 0
+        self._late_at = 0.0
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
 
     def begin(self, sorter: Sorter) -> None:
@@ -81,7 +83,8 @@ class Pipeline:
 
     def feed(self, source: int, data: bytes, now: float) -> None:
         """Take what the program printed on one of its pipes."""
-        pipe = self._sources.setdefault(source, _Source())
+        assert self._sorter is not None  # noqa: S101 - `begin` came first
+        pipe = self._sources.setdefault(source, _Source(self._sorter.max_bytes))
         for at in range(0, len(data), _LOOK_BYTES):
             part = data[at : at + _LOOK_BYTES]
             if now >= self._look_at:
@@ -102,6 +105,8 @@ class Pipeline:
         """Let out what is due."""
         if now >= self._look_at:
             self._catch_up(now, _LOOK_BYTES)
+        if self._sorter is not None and self._sorter.unfinished and now >= self._late_at:
+            self._pass(self._sorter.late(), now)
         self._cap_all(self._pacer.due(now), now)
         self._write(self._cap.due(now))
 
@@ -111,6 +116,8 @@ class Pipeline:
         for pipe in self._sources.values():
             self._read(pipe.splitter.end(), now)
         self._sources = {}
+        if self._sorter is not None:
+            self._pass(self._sorter.end(), now)
         self._cap_all(self._pacer.flush(now), now)
         return list(self._tail)
 
@@ -126,6 +133,8 @@ class Pipeline:
         waits = [self._pacer.deadline(), self._cap.deadline()]
         if any(pipe.late for pipe in self._sources.values()):
             waits.append(self._look_at)
+        if self._sorter is not None and self._sorter.unfinished:
+            waits.append(self._late_at)
         return min((wait for wait in waits if wait is not None), default=None)
 
     def take(self) -> bytes:
@@ -150,14 +159,17 @@ class Pipeline:
     def _read(self, lines: list[tuple[bytes, bool]], now: float) -> None:
         assert self._sorter is not None  # noqa: S101 - `begin` came first
         for line, overwritten in lines:
+            waited = self._sorter.unfinished
             told = self._sorter(line, overwritten)
-            if told is not None:
-                self._pass(told, now)
+            if told or not waited:
+                self._late_at = now + PACE
+            self._pass(told, now)
 
-    def _pass(self, told: Told, now: float) -> None:
-        if not told.fleeting and (text := told.message.rstrip()):
-            self._tail.append(text)
-        self._cap_all(self._pacer.take(told, now), now)
+    def _pass(self, lines: list[Told], now: float) -> None:
+        for told in lines:
+            if not told.fleeting and (text := told.message.rstrip()):
+                self._tail.append(text)
+            self._cap_all(self._pacer.take(told, now), now)
 
     def _cap_all(self, lines: list[Told], now: float) -> None:
         for told in lines:

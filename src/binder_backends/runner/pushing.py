@@ -5,6 +5,7 @@ tells steps of five per cent, five seconds apart. It prints what ``repo2docker -
 printed. Its last line is for the person who waits.
 
 Source: https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Image/operation/ImagePush
+(any later one as well)
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from binder_backends.runner.engine import (
     check_answer,
     connect,
     faults,
+    ping,
 )
 from binder_backends.runner.telling import tell_line
 
-_API: Final = "v1.41"
 _FIRST_DELAY: Final = 1.0
 _LAST_DELAY: Final = 15.0
 _SHOWN: Final = 300
@@ -44,6 +45,7 @@ _REFUSED: Final = re.compile(
 )
 _ABSENT: Final = re.compile(r"does not exist locally|tag does not exist", re.IGNORECASE)
 _UNENCRYPTED: Final = re.compile(r"HTTP response to HTTPS client|x509:|certificate", re.IGNORECASE)
+_OTHER_API: Final = re.compile(r"client version \S+ is too (?:old|new)", re.IGNORECASE)
 _FULL: Final = "no space left on device"
 
 
@@ -154,12 +156,13 @@ def push(
     """
     name, _, tag = image.rpartition(":")
     header = base64.urlsafe_b64encode(json.dumps(auth).encode()).decode()
+    api = ping(host, certs)
     connection = connect(host, certs)
     try:
         with faults():
             connection.request(
                 "POST",
-                f"/{_API}/images/{quote(name, safe='/:')}/push?tag={quote(tag, safe='')}",
+                f"/v{api}/images/{quote(name, safe='/:')}/push?tag={quote(tag, safe='')}",
                 headers={"x-registry-auth": header},
             )
             reply = connection.getresponse()
@@ -235,6 +238,11 @@ def _fail(image: str, said: str) -> NoReturn:
         raise PushFailed(
             f"The build came to its end, and the engine has no image {image}. Does the builder"
             " image push or export elsewhere (extra_args)?"
+        )
+    if _OTHER_API.search(said):
+        raise PushFailed(
+            f"The Docker engine does not take the call that pushes the image: {said}. Is there"
+            " something between it and the builds that answers for another version?"
         )
     if _FULL in said.lower():
         raise PushFailed(

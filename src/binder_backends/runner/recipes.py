@@ -194,7 +194,7 @@ _HINTS: Final = (
         "The connection to the Docker engine broke (was it restarted?). Ask again to build anew.",
     ),
     (
-        r"no space left on device|ENOSPC",
+        r"(?i)no space left on device|ENOSPC",
         (
             "The disk of the Docker engine is full: make room, for instance with `docker image"
             " prune` and `docker builder prune`."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -24,6 +25,17 @@ class Splitter:
         self._max = max_bytes
         self._rest = b""
         self._skipping = False
+        self._overwrites = False
+
+    @property
+    def unfinished(self) -> tuple[bytes, bool]:
+        """Return what has come of a line that has no end yet, and whether it overwrites another."""
+        return self._rest.removesuffix(b"\r"), self._overwrites
+
+    @property
+    def idle(self) -> bool:
+        """Return whether what comes next begins a line like any other."""
+        return not (self._rest or self._skipping or self._overwrites)
 
     def feed(self, data: bytes) -> list[tuple[bytes, bool]]:
         """Return the lines that `data` completes, each with whether the next overwrites it."""
@@ -41,6 +53,8 @@ class Splitter:
         else:
             *plain, rest = data.split(b"\n")
             lines = [(line, False) for line in plain]
+        if lines:
+            self._overwrites = lines[-1][1]
         if self._skipping and lines:
             del lines[0]
             self._skipping = False
@@ -58,12 +72,17 @@ class Splitter:
         """Return what came last without an end of line."""
         rest, self._rest = self._rest, b""
         skipping, self._skipping = self._skipping, False
-        bar = rest.endswith(b"\r")
+        self._overwrites = bar = rest.endswith(b"\r")
         rest = rest.removesuffix(b"\r")
         return [(self._cut(rest), bar)] if rest and not skipping else []
 
     def _cut(self, line: bytes) -> bytes:
-        return line if len(line) <= self._max else line[: self._max] + _CUT
+        return cut(line, self._max)
+
+
+def cut(line: bytes, max_bytes: int = MAX_LINE_BYTES) -> bytes:
+    """Return a line, or its beginning with a word that there was more."""
+    return line if len(line) <= max_bytes else line[:max_bytes] + _CUT
 
 
 # What stands between "://" and "@", up to the last "@" before the path. The engine tries only
@@ -87,7 +106,9 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str] = (), *, folder: str = "") -> None:
         known = {secret for secret in secrets if len(secret) >= _SHORTEST_SECRET}
-        known |= {quote(secret, safe="") for secret in known}
+        # As a part of a URL, and of JSON.
+        escaped = [(quote(secret, safe=""), json.dumps(secret)[1:-1]) for secret in known]
+        known.update(*escaped)
         # The longest first: one may be part of another.
         self._secrets = sorted(known, key=len, reverse=True)
         self._folder = folder
