@@ -27,6 +27,7 @@ from binder_backends.docker.servers import (
     SERVER_LABEL,
     TOKEN_FILE,
     Server,
+    names_user,
     probed_host,
     read_server,
     server_config,
@@ -202,16 +203,21 @@ class DockerLauncher(EnginePlugin):
 
     async def _give_token(self, server: Server, request: LaunchRequest) -> None:
         """Put the token where the server, and whoever uses it, can read it."""
-        passwd = await self._engine.read_file(server.container, "/etc/passwd") or b""
-        owner = user_of(server.user, passwd)
-        if owner is None:
+        passwd: bytes | None = b""
+        if names_user(server.user):
+            passwd = await self._engine.read_file(server.container, "/etc/passwd")
+        owner, mode = user_of(server.user, passwd or b""), 0o400
+        if owner is None and passwd is not None:
             raise LaunchFailed(
                 f"The image {request.image} runs as the user {server.user!r}, whom it does not"
                 " have. Correct the USER of its Dockerfile."
             )
+        if owner is None:
+            # The engine knows the id, but does not tell it. In the container there is nobody else.
+            owner, mode = 0, 0o444
         files = {TOKEN_FILE: request.token.encode()}
         await self._engine.put_files(
-            server.container, files, folders=[FOLDER], owner=owner, mode=0o400
+            server.container, files, folders=[FOLDER], owner=owner, mode=mode
         )
 
     def _raise_for(self, error: DockerError, request: LaunchRequest) -> None:

@@ -187,6 +187,12 @@ def _command(
     return [*first, *arguments]
 
 
+def names_user(user: str) -> bool:
+    """Return whether an image names its user by a name: only its ``/etc/passwd`` has the id."""
+    name = user.partition(":")[0]
+    return bool(name) and not name.isdecimal()
+
+
 def user_of(user: str, passwd: bytes) -> int | None:
     """Return the id of the user that an image names, None if there is no such user.
 
