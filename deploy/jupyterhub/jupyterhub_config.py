@@ -2,7 +2,7 @@
 
 What differs from place to place is taken from the environment:
 
-BINDER_IMAGE_PREFIX   what the names of images begin with: Binder's builder.image_prefix
+BINDER_IMAGE_PREFIX   Binder's builder.image_prefix: what was named with it may be started
 BINDER_TOKEN_FILE     a file with the token of Binder's launcher: `openssl rand -hex 32`
 HUB_BIND_URL          where the hub's proxy listens; http://127.0.0.1:8000/
 """

@@ -54,8 +54,9 @@ def hub(
     config = folder / "login.py"
     given = {"deploy": str(DEPLOY), "address": docker_engine.address, "password": PASSWORD}
     config.write_text(CONFIG.format(**given))
-    env = {"DOCKER_HOST": docker_engine.host, "BINDER_IMAGE_PREFIX": jupyter_base.partition(":")[0]}
-    with JupyterHub(folder, hub_software, config, env) as hub:
+    env = {"DOCKER_HOST": docker_engine.host}
+    images = f"{jupyter_base.partition(':')[0]}.*"
+    with JupyterHub(folder, hub_software, config, env, images=images) as hub:
         yield hub
 
 

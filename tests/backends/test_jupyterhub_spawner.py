@@ -18,7 +18,11 @@ pytestmark = pytest.mark.real
 CONFIG = SOURCE.parent / "deploy" / "jupyterhub" / "jupyterhub_config_kubernetes.py"
 PROGRAM = Path(__file__).parents[1] / "engines" / "hub_pod.py"
 TOKEN = "t0ken-that-nobody-guesses"
-OPTIONS = {"image": "registry.example/binder-x:1", "token": TOKEN, "repo_url": "https://x.org/r"}
+OPTIONS = {
+    "image": "registry.example/binder-x-0a1b2c:1",
+    "token": TOKEN,
+    "repo_url": "https://x.org/r",
+}
 
 
 KUBECONFIG = """\
@@ -64,7 +68,7 @@ def test_a_pod_has_its_token_from_a_secret_of_its_own(
     pod = said["pod"]
     assert TOKEN not in json.dumps(pod)
     (container,) = pod["spec"]["containers"]
-    assert container["image"] == "registry.example/binder-x:1"
+    assert container["image"] == "registry.example/binder-x-0a1b2c:1"
     assert container["args"][:2] == ["sh", "-c"]
     assert "--ServerApp.shutdown_no_activity_timeout=600" in container["args"]
     env = {each["name"]: each.get("value") for each in container["env"]}
@@ -90,9 +94,10 @@ def test_a_pod_has_its_token_from_a_secret_of_its_own(
 
 
 REFUSED: list[tuple[dict[str, object], str]] = [
+    ({"image": "registry.example/binder-x:1"}, "is none that this hub may start"),
     ({"image": "registry.example/other:1"}, "is none that this hub may start"),
-    ({"image": "registry.example/binder-x:1\nevil"}, "is none that this hub may start"),
-    ({"image": ["registry.example/binder-x:1"]}, "is none that this hub may start"),
+    ({"image": "registry.example/binder-x-0a1b2c:1\nevil"}, "is none that this hub may start"),
+    ({"image": ["registry.example/binder-x-0a1b2c:1"]}, "is none that this hub may start"),
     ({"image": ""}, "name no image"),
     ({"token": ""}, "no token that a server could have"),
     ({"token": "with a space"}, "no token that a server could have"),

@@ -37,9 +37,10 @@ def hub(
     jupyter_base: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[JupyterHub]:
-    env = {"DOCKER_HOST": docker_engine.host, "BINDER_IMAGE_PREFIX": jupyter_base.partition(":")[0]}
+    env = {"DOCKER_HOST": docker_engine.host}
+    images = f"{jupyter_base.partition(':')[0]}.*"
     folder = tmp_path_factory.mktemp("hub")
-    with JupyterHub(folder, hub_software, CONFIG, env) as hub:
+    with JupyterHub(folder, hub_software, CONFIG, env, images=images) as hub:
         yield hub
 
 

@@ -39,6 +39,9 @@ TOKEN_PATH: Final = "/etc/binder/token"  # noqa: S105 - where it is, not what
 
 # What an image is called: a registry's host, a path, a tag, a digest.
 _IMAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,511}")
+# What Binder itself puts behind its prefix, and nothing else: "binder-" alone is what a registry's
+# host, or the name of somebody else's account, may begin with, too.
+_OWN: Final = re.compile(r"[a-z0-9-]*-[0-9a-f]{6}:[^/:@\s]+")
 _TOKEN: Final = re.compile(r"[!-~]{8,512}")
 _LONGEST: Final = 10 * 365 * 86400.0
 _LINE: Final = re.compile(r"[^\x00-\x1f\x7f]{0,4096}")
@@ -60,7 +63,7 @@ class BinderMixin(Configurable):  # type: ignore[misc] # traitlets is the hub's,
     binder_image_prefix = Unicode(
         "",
         config=True,
-        help="Images whose names begin with it may be started: Binder's builder.image_prefix.",
+        help="Images that Binder named with this prefix, its builder.image_prefix, may be started.",
     )
     binder_image_pattern = Unicode(
         "",
@@ -173,7 +176,9 @@ class BinderMixin(Configurable):  # type: ignore[misc] # traitlets is the hub's,
                 "This hub starts no image: its operator has to set BinderMixin.binder_image_prefix."
             )
         if isinstance(image, str) and _IMAGE.fullmatch(image):
-            if prefix and image.startswith(prefix):
+            # As it stands in the names that Binder gives.
+            head = prefix.replace("_", "-").lower()
+            if head and image.startswith(head) and _OWN.fullmatch(image, len(head)):
                 return image
             if pattern and re.fullmatch(pattern, image):
                 return image
