@@ -11,19 +11,19 @@ _STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 _MAX_REPLY_BYTES: Final = 64 * 1024
 
 
-async def api_status(host: str, port: int, token: str) -> int:
+async def api_status(host: str, port: int, token: str = "") -> int:
     """Return the HTTP status of ``/api/status``; 0 if nobody there answers as Jupyter does.
 
     Args:
         host: An address.
         port: The server's.
-        token: The server's.
+        token: The server's; empty: asked as somebody who has none.
     """
+    known = f"Authorization: token {token}\r\n" if token else ""
     request = (
         "GET /api/status HTTP/1.1\r\n"
         f"Host: {f'[{host}]' if ':' in host else host}:{port}\r\n"
-        f"Authorization: token {token}\r\n"
-        "Connection: close\r\n\r\n"
+        f"{known}Connection: close\r\n\r\n"
     )
     reply = b""
     try:

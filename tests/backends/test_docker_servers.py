@@ -12,6 +12,7 @@ import pytest
 from binder_backends.docker.launch_settings import DockerLaunchSettings
 from binder_backends.docker.pulling import _Layers, _login_header, _refusal
 from binder_backends.docker.servers import (
+    SERVER_LABEL,
     probed_host,
     read_server,
     server_config,
@@ -111,8 +112,11 @@ def test_settings_that_cannot_be_meant(wrong: dict[str, Any]) -> None:
         msgspec.convert(wrong, DockerLaunchSettings)
 
 
-def test_what_is_no_server_of_ours() -> None:
-    assert read_server({"Config": {"Labels": None}}) is None
+@pytest.mark.parametrize(
+    "labels", [None, {}, {"other": "one"}, {SERVER_LABEL: "yes"}, {SERVER_LABEL: ""}]
+)
+def test_what_is_no_server_of_ours(labels: dict[str, str] | None) -> None:
+    assert read_server({"Name": "/one", "Config": {"Labels": labels}}) is None
 
 
 def test_how_far_a_pull_is() -> None:

@@ -56,7 +56,9 @@ class Server:
     exit_code: int
     out_of_memory: bool
     restarts: bool
-    """Whether the engine starts it again when it crashes."""
+    """Whether the engine starts it again when it crashes; not before it has answered once."""
+    started: float
+    """When it was started last; 0: never."""
     ended: float
     """When it ended; seconds since the epoch, 0 if it has not."""
     created: float
@@ -75,20 +77,23 @@ class Server:
 def read_server(said: Inspected) -> Server | None:
     """Return the server that an inspected container is, None if it is none of ours."""
     labels = said["Config"].get("Labels") or {}
-    if SERVER_LABEL not in labels:
+    name = said["Name"].removeprefix("/")
+    # The label alone is no proof: whoever builds an image may give it one.
+    if labels.get(SERVER_LABEL) != name:
         return None
     state = said["State"]
     over = state["Status"] in ("exited", "dead", "removing")
     policy = said["HostConfig"].get("RestartPolicy") or {}
     return Server(
         container=said["Id"],
-        name=said["Name"].removeprefix("/"),
+        name=name,
         state=state["Status"],
         port=_published(said),
         user=said["Config"].get("User") or "",
         exit_code=state.get("ExitCode") or 0,
         out_of_memory=bool(state.get("OOMKilled")),
         restarts=policy.get("Name") == RESTARTS["Name"],
+        started=0.0 if state["Status"] == "created" else engine_time(state.get("StartedAt", "")),
         ended=engine_time(state.get("FinishedAt", "")) if over else 0.0,
         created=engine_time(said["Created"]),
     )
