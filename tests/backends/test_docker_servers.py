@@ -62,7 +62,9 @@ def test_the_command() -> None:
     assert "--allow-root" in config(root=True)["Cmd"]
     assert "--allow-root" not in config()["Cmd"]
     assert config(command=["my-jupyter"])["Cmd"][0] == "my-jupyter"
-    assert "--ServerApp.allow_origin=*" in config(allow_origin="*")["Cmd"]
+    for app in ("ServerApp", "NotebookApp"):  # the second is Notebook 6's
+        assert f"--{app}.allow_origin=*" in config(allow_origin="*")["Cmd"]
+        assert f"--{app}.shutdown_no_activity_timeout=77" in config(idle_timeout=77)["Cmd"]
     assert not [word for word in config(idle_timeout=0)["Cmd"] if "no_activity" in word]
 
 

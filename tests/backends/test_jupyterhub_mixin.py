@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from binder_backends.docker import servers
+from binder_backends.jupyter import idle_arguments
 from binder_core import naming
 
 SOURCE = Path(__file__).parents[2] / "src" / "binder_backends" / "jupyterhub" / "spawner.py"
@@ -96,3 +98,12 @@ def test_a_pattern_is_matched_as_a_whole(spawner: ModuleType) -> None:
     for image in ("evil/test/ok:1", "test/ok:12", "test/ok:1\nevil"):
         assert not allows(spawner, image, pattern=r"test/[a-z]+:1")
     assert not allows(spawner, "test/ok:1"), "nothing without either"
+
+
+@pytest.mark.parametrize("seconds", [0, 0.2, 1, 77, 3600, 10**6])
+def test_a_server_is_told_its_idle_end_as_ours_are(spawner: ModuleType, seconds: float) -> None:
+    assert list(spawner._idle(seconds)) == idle_arguments(seconds)
+
+
+def test_the_program_of_a_server_is_found_as_ours_is(spawner: ModuleType) -> None:
+    assert spawner._START == servers._FIRST_OF

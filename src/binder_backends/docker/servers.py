@@ -12,7 +12,7 @@ from binder_backends.containers import byte_size
 from binder_backends.docker.engine import Inspected
 from binder_backends.docker.launch_settings import DockerLaunchSettings
 from binder_backends.docker.runs import engine_time
-from binder_backends.jupyter import idle_arguments
+from binder_backends.jupyter import both, idle_arguments
 from binder_backends.runner.text import strip_userinfo
 from binder_core.plugin import LaunchRequest
 
@@ -32,11 +32,10 @@ _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked
 # What there is differs from image to image, so it is found out in the container.
 _FIRST_OF: Final = """\
 for program in jupyter-lab jupyter-notebook jupyter-server; do
-  if command -v "$program" >/dev/null; then exec "$program" "$@"; fi
+  if command -v "$program" >/dev/null 2>&1; then exec "$program" "$@"; fi
 done
 echo "There is no jupyter-lab, jupyter-notebook or jupyter-server in this image." >&2
-exit 127
-"""
+exit 127"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +185,7 @@ def _command(
     if root:
         arguments.append("--allow-root")
     if settings.allow_origin:
-        arguments.append(f"--ServerApp.allow_origin={settings.allow_origin}")
+        arguments += both("allow_origin", settings.allow_origin)
     arguments += idle_arguments(settings.idle_timeout if idle_timeout is None else idle_timeout)
     first = settings.command or ("sh", "-c", _FIRST_OF, "jupyter")
     return [*first, *arguments]

@@ -46,11 +46,12 @@ _TOKEN: Final = re.compile(r"[!-~]{8,512}")
 _LONGEST: Final = 10 * 365 * 86400.0
 _LINE: Final = re.compile(r"[^\x00-\x1f\x7f]{0,4096}")
 
+# This, and `_idle`, the Docker launcher has as well: a test holds them equal.
 _START: Final = """\
-for app in jupyter-lab jupyter-notebook jupyter-server; do
-  if command -v "$app" >/dev/null 2>&1; then exec "$app" "$@"; fi
+for program in jupyter-lab jupyter-notebook jupyter-server; do
+  if command -v "$program" >/dev/null 2>&1; then exec "$program" "$@"; fi
 done
-echo "There is no Jupyter server in this image." >&2
+echo "There is no jupyter-lab, jupyter-notebook or jupyter-server in this image." >&2
 exit 127"""
 
 
