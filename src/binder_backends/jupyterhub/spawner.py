@@ -271,23 +271,46 @@ class _SecretHook:
             "metadata": {"name": name, "ownerReferences": [owner]},
             "data": {"token": base64.b64encode(spawner.binder_token.encode()).decode()},
         }
-        from kubernetes_asyncio.client import ApiException  # noqa: PLC0415 - as above
+        # As above.
+        from aiohttp import ClientError  # noqa: PLC0415
+        from kubernetes_asyncio.client import ApiException  # noqa: PLC0415
 
+        delay, deadline = 0.1, time.monotonic() + spawner.start_timeout
         while True:
             try:
-                await spawner.api.create_namespaced_secret(spawner.namespace, manifest)
-            except ApiException as error:
-                if error.status != 409:
+                asked = _made_secret(spawner, manifest)
+                if await asyncio.wait_for(asked, spawner.k8s_api_request_timeout):
+                    return
+            except (ApiException, ClientError, TimeoutError) as error:
+                # The pod is there already: an API server that restarts, or has too much to do, must
+                # not be its end.
+                status = error.status if isinstance(error, ApiException) else 0
+                if (status != 429 and 400 <= status < 500) or time.monotonic() > deadline:
                     raise
-            else:
-                return
-            # That of the pod before, whose end Kubernetes has not seen to yet.
-            try:
-                await spawner.api.delete_namespaced_secret(name, spawner.namespace)
-            except ApiException as error:
-                if error.status != 404:
-                    raise
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, 3.0)
+
+
+async def _made_secret(spawner: Any, manifest: dict[str, Any]) -> bool:
+    """Return whether a Secret was made; if not, that of the pod before is removed.
+
+    Kubernetes has not seen to the end of that pod yet.
+    """
+    from kubernetes_asyncio.client import ApiException  # noqa: PLC0415 - as above
+
+    try:
+        await spawner.api.create_namespaced_secret(spawner.namespace, manifest)
+    except ApiException as error:
+        if error.status != 409:
+            raise
+    else:
+        return True
+    try:
+        await spawner.api.delete_namespaced_secret(manifest["metadata"]["name"], spawner.namespace)
+    except ApiException as error:
+        if error.status != 404:
+            raise
+    return False
 
 
 def _secret_name(pod: str) -> str:
