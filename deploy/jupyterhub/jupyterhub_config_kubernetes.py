@@ -53,7 +53,8 @@ c.JupyterHub.services = [
         "api_token": Path(os.environ["BINDER_TOKEN_FILE"]).read_text().strip(),
     },
     {
-        # Servers end by themselves when idle; this removes their temporary users, and what hangs.
+        # Servers end by themselves when idle, which they alone can tell: of what their kernels do
+        # the hub hears nothing. This removes the temporary users of those that have ended.
         "name": "cull",
         "command": [
             sys.executable,
@@ -61,6 +62,7 @@ c.JupyterHub.services = [
             "jupyterhub_idle_culler",
             "--timeout=7200",
             "--cull-users=true",
+            "--cull-default-servers=false",
         ],
     },
 ]

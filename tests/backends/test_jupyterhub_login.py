@@ -32,6 +32,9 @@ c.JupyterHub.hub_ip = {address!r}
 c.JupyterHub.authenticator_class = "dummy"
 c.DummyAuthenticator.password = {password!r}
 c.Authenticator.allowed_users = {{"person", "other"}}
+for service in c.JupyterHub.services:
+    if service["name"] == "cull":
+        service["command"].remove("--cull-users=true")
 for role in c.JupyterHub.load_roles:
     if role["name"] == "binder":
         role["scopes"] = ["servers!user=person"]
