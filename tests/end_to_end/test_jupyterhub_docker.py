@@ -92,6 +92,7 @@ async def test_a_cell_runs_in_a_container_that_the_hub_started(
             assert TOKEN not in json.dumps(container)
             assert not [each for each in container["Config"]["Env"] if "API_TOKEN" in each]
             assert "--ServerApp.shutdown_no_activity_timeout=900" in container["Config"]["Cmd"]
+            assert container["Config"]["Labels"]["io.binderkit.hub"] == "yes"
             given = container["HostConfig"]
             assert given["Memory"] == given["MemorySwap"] == 2 * 2**30
             assert given["CpuQuota"] == 2 * given["CpuPeriod"] > 0

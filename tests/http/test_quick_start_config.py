@@ -1,4 +1,4 @@
-"""The configuration of docs/quick-start.md, with the hub and without."""
+"""The files of docs/quick-start.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from binder_backends.docker import DockerLaunchSettings, DockerSettings
 from binder_backends.jupyterhub.settings import JupyterHubSettings
 from binder_http.config import load
 
-PATH = Path(__file__).parents[2] / "deploy" / "quick-start" / "binder.toml"
+ROOT = Path(__file__).parents[2]
+PATH = ROOT / "deploy" / "quick-start" / "binder.toml"
 
 
 @pytest.mark.parametrize("launcher", ["jupyterhub", "docker"])
@@ -24,3 +25,12 @@ def test_what_is_pushed_can_be_launched(launcher: str) -> None:
             assert pull, "an image may be in the registry alone"
         case settings:
             assert isinstance(settings, JupyterHubSettings)
+
+
+def test_a_builder_that_knows_one_ignore_file_is_sent_what_it_needs() -> None:
+    text = (ROOT / ".dockerignore").read_text()
+    known = {line for line in text.splitlines() if not line.startswith("#")}
+    own = sorted((ROOT / "deploy").glob("*/Dockerfile.dockerignore"))
+    assert len(own) == 3
+    needed = {line for path in own for line in path.read_text().splitlines()}
+    assert needed == known
