@@ -54,7 +54,7 @@ def _last(form: str, run: str, n: int) -> bytes:
     """Return what follows the last line."""
     if form == "log":
         return encode(Outcome(n, built=True))
-    built = _frame(Built(message="Built image x\n", image="x"), log_id(run, n))
+    built = _frame(Built(message="Built image x\n", image="x"), log_id(run, n, built=True))
     return built + _frame(Ready(message="Image x is built\n", image_name="x"), END)
 
 

@@ -400,9 +400,12 @@ class Builds:
         build = self._builds.get(build_id)
         if build is None or build.state in _ENDED:
             return []
-        build.run_id = run_id
+        before, build.run_id = build.run_id, run_id
         build.spoke = now
         self._by_run[build_id.key, run_id] = build
+        if build.state is State.STOPPING and run_id != before:
+            # When it was to be stopped there may have been nothing to stop yet.
+            return [Stop(build_id, build.stop_reason)]
         if build.state is not State.QUEUED:
             return []
         # It looked and found a run, which goes on whether or not somebody reads it.

@@ -5,10 +5,12 @@ needed to go on, on any server, without a store:
 
 - no id: the build has not begun; a reconnect is a newcomer.
 - ``<run>.<n>``: line `n` of that run of the build. Any server finds the run by the build's name,
-  reads its log and goes on behind `n`.
-- ``~<handle>``: a launch. The handle is signed with a key that all servers share, names the server
-  that is being started, and the token of that server is derived from it: ``ready`` can be said
-  again without a second launch.
+  reads its log and goes on behind `n`. ``<run>.<n>.built``: the line that says that it is built,
+  where nothing is launched behind it.
+- ``~<handle>``: a launch, from ``built`` on: who has seen that comes back to this launch, not to
+  another one. The handle is signed with a key that all servers share, names the server that is
+  being started, and the token of that server is derived from it: ``ready`` can be said again
+  without a second launch.
 - ``….end``, or a handle that says so: the last event. There is nothing to go on with.
 """
 
@@ -28,7 +30,7 @@ END: Final = "end"
 """The id of a last event that belongs to no run and no launch, e.g. of a spec that is none."""
 
 _RUN_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_LOG_ID: Final = re.compile(r"([A-Za-z0-9_-]{1,64})\.(\d{1,12})(\.end)?")
+_LOG_ID: Final = re.compile(r"([A-Za-z0-9_-]{1,64})\.(\d{1,12})(\.end|\.built)?")
 _MAX_ID: Final = 1024
 _SIGNATURE_BYTES: Final = 16
 
@@ -41,6 +43,8 @@ class LogCursor:
     n: int
     last: bool = False
     """Whether the stream ended there."""
+    built: bool = False
+    """Whether that line said that the image is built."""
 
 
 class LaunchCursor(msgspec.Struct, frozen=True, array_like=True):
@@ -71,9 +75,9 @@ def check_run_id(run_id: str) -> str:
     return run_id
 
 
-def log_id(run_id: str, n: int, *, last: bool = False) -> str:
-    """Return the id of line `n` of a run's log."""
-    return f"{run_id}.{n}.end" if last else f"{run_id}.{n}"
+def log_id(run_id: str, n: int, *, last: bool = False, built: bool = False) -> str:
+    """Return the id of line `n` of a run's log; see `LogCursor`."""
+    return f"{run_id}.{n}{'.end' if last else '.built' if built else ''}"
 
 
 def read_log_id(text: str) -> LogCursor | None:
@@ -81,7 +85,7 @@ def read_log_id(text: str) -> LogCursor | None:
     if text == END:
         return LogCursor("", 0, last=True)
     if match := _LOG_ID.fullmatch(text):
-        return LogCursor(match[1], int(match[2]), last=match[3] is not None)
+        return LogCursor(match[1], int(match[2]), match[3] == ".end", match[3] == ".built")
     return None
 
 

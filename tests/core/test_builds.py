@@ -151,6 +151,15 @@ def test_a_build_is_stopped_once_and_given_up_when_its_grace_is_over() -> None:
     assert machine.running == 0
 
 
+def test_a_run_that_begins_after_it_was_to_be_stopped_is_stopped_as_well() -> None:
+    machine = Builds()
+    machine.handle(joined(), 0)
+    machine.handle(StopAsked("k", "enough"), 1)
+    assert machine.handle(Started(ONE, "run"), 2) == [Stop(ONE, "enough")]
+    assert machine.handle(Started(ONE, "run"), 3) == []
+    assert machine.handle(Failed(ONE), 4) == []
+
+
 def test_too_old_and_too_silent_builds_are_stopped() -> None:
     old = Builds(BuildLimits(max_age=100))
     old.handle(joined(), 0)
@@ -239,7 +248,7 @@ class Rules(RuleBasedStateMachine):
                 assert self.open[build_id] == "queued", "started once"
                 self.open[build_id] = "started"
             case Stop(build_id):
-                assert self.open[build_id] == "started", "stopped once, while it runs"
+                assert self.open[build_id] in {"started", "stopping"}
                 self.open[build_id] = "stopping"
             case Close(build_id):
                 assert self.open[build_id] in {"queued", "stopping"}
@@ -285,7 +294,11 @@ class Rules(RuleBasedStateMachine):
             others = self.tell(Started(build_id, run))
             assert all(isinstance(command, Wait) for command in others)
         else:
-            assert self.tell(Started(build_id, run)) == []
+            build = self.machine.get(build_id)
+            stopping = self.open.get(build_id) == "stopping"
+            late = build if stopping and build is not None and build.run_id != run else None
+            told = self.tell(Started(build_id, run))
+            assert told == ([Stop(build_id, late.stop_reason)] if late else []), "once a run"
 
     @rule(build_id=ids)
     def speak(self, build_id: BuildId) -> None:

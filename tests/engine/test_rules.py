@@ -267,6 +267,12 @@ class Rules(RuleBasedStateMachine):
             assert all(count == 1 for count in self.world.engine.servers_started.values())
 
     @invariant()
+    def every_server_is_somebodys(self) -> None:
+        """Whoever a server was started for can come back to it: nobody gets a second one."""
+        known = {name for client in self.everybody for name in client.servers}
+        assert set(self.world.engine.servers_started) <= known
+
+    @invariant()
     def nothing_fails_but_builds(self) -> None:
         for client in self.everybody:
             if client.told and client.told[-1].phase is Phase.FAILED:

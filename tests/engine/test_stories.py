@@ -12,6 +12,7 @@ from binder_backends.fake import BuilderSettings, LauncherSettings, Script
 from binder_core.engine import Limits
 from binder_core.events import Failed, Ready
 from binder_core.ordering import Phase
+from binder_core.plugin import BuildFailed, BuildRequest, Report
 
 pytestmark = pytest.mark.anyio
 
@@ -78,7 +79,7 @@ async def test_two_hundred_ask_at_once_and_one_build_serves_them() -> None:
         assert world.engine.exists_calls.total() == 1
         stories = {str(client.run_lines()) for client in clients}
         assert len(stories) == 1
-        assert len(clients[0].run_lines()["run-1"]) == 51  # the lines and the outcome
+        assert len(clients[0].run_lines()["run-1"]) == 50
         assert len(world.engine.servers) == 200
 
 
@@ -94,7 +95,7 @@ async def test_a_late_watcher_hears_everything_and_the_leaving_of_the_first_chan
             assert binder.builds[0].watchers == 0
             late = world.watch(binder)
             await late.done.wait()
-        assert [n for n, _ in late.run_lines()["run-1"]] == list(range(1, 22))
+        assert [n for n, _ in late.run_lines()["run-1"]] == list(range(1, 21))
         assert not world.engine.runs[0].stopped
 
 
@@ -108,7 +109,7 @@ async def test_a_reconnect_on_another_server_gets_the_rest() -> None:
         async with world.binder() as other:
             world.connect(client, other)
             await client.done.wait()
-        assert [n for n, _ in client.run_lines()["run-1"]] == list(range(1, 22))
+        assert [n for n, _ in client.run_lines()["run-1"]] == list(range(1, 21))
         client.check_order()
         assert len(world.engine.runs) == 1
         assert client.ended
@@ -154,6 +155,92 @@ async def test_a_reconnect_while_launching_finds_the_same_server() -> None:
             assert ready.binder_persistent_request == "v2/w/repo/c0ffee"
             assert other.had_ended(client.request())
             assert client.phases == ["built", "launching", "ready"]
+
+
+async def test_who_heard_that_it_is_built_comes_back_to_the_same_launch() -> None:
+    async with anyio.create_task_group() as tasks:
+        # The launcher has said nothing yet when the connection breaks.
+        world = World(tasks, launcher=LauncherSettings(delay=0.2, messages=()))
+        async with world.binder() as one:
+            client = world.watch(one)
+            await until(lambda: Phase.BUILT in client.phases)
+            await world.engine.until(lambda: bool(world.engine.servers))
+            await world.leave(client)
+        async with world.binder() as other:
+            world.connect(client, other)
+            await client.done.wait()
+        assert client.phases[-2:] == ["built", "ready"]
+        client.check_order()
+        assert set(world.engine.servers_started) == client.servers
+        assert len(client.servers) == 1
+
+
+@pytest.mark.parametrize("fails", ["", "no luck"])
+@pytest.mark.parametrize("build_only", [False, True])
+async def test_a_log_that_is_gone_has_an_outcome_all_the_same(
+    fails: str,
+    build_only: bool,  # noqa: FBT001
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        world = World(tasks, builder=BuilderSettings(lines=20, rate=100.0, fails=fails))
+        async with world.binder() as one:
+            client = world.watch(one, build_only=build_only)
+            await world.engine.until(lambda: world.engine.told.get("run-1", 0) >= 5)
+        binder = world.binder()
+
+        async def forgotten(request: BuildRequest, report: Report) -> None:
+            report.started("run-1")
+            if fails:
+                raise BuildFailed(fails)
+            world.engine.images.add(request.image)
+
+        vars(binder.builder)["build"] = forgotten
+        async with binder:
+            world.connect(client, binder)
+            await client.done.wait()
+        client.check_order()
+        assert client.phases[-1] == ("failed" if fails else "ready")
+        assert client.phases.count(Phase.BUILT) == (not fails)
+
+
+async def test_a_build_that_is_stopped_while_it_is_being_started_does_not_go_on() -> None:
+    async with anyio.create_task_group() as tasks:
+        world = World(tasks, builder=BuilderSettings(lines=5, ends=False))
+        binder = world.binder()
+        build, asked, go = binder.builder.build, anyio.Event(), anyio.Event()
+
+        async def slow(request: BuildRequest, report: Report) -> None:
+            asked.set()
+            await go.wait()
+            await build(request, report)
+
+        vars(binder.builder)["build"] = slow
+        async with binder:
+            client = world.watch(binder)
+            await asked.wait()
+            assert await binder.stop_build(binder.builds[0].name, "Enough.")
+            await anyio.wait_all_tasks_blocked()
+            go.set()
+            await client.done.wait()
+            assert client.messages[-1] == "Enough.\n"
+            (run,) = world.engine.runs
+            assert run.stop_reason == "Enough."
+
+
+async def test_a_launch_that_was_given_up_leaves_no_server() -> None:
+    async with anyio.create_task_group() as tasks:
+        world = World(
+            tasks,
+            builder=BuilderSettings(images=("*",)),
+            launcher=LauncherSettings(faults=1000),
+            limits=Limits(retry_for=0.1),
+        )
+        async with world.binder() as binder:
+            client = world.watch(binder)
+            await client.done.wait()
+            assert client.phases[-1] == "failed"
+            await world.engine.until(lambda: not world.engine.servers)
+        assert world.engine.servers_started.total() == 1
 
 
 @pytest.mark.parametrize("spec", ["w/repo/nosuch", "x/repo/main", "w/" + "x" * 5000])
@@ -207,7 +294,7 @@ async def test_a_broken_backend_is_tried_again_and_is_no_fault_of_the_build() ->
             await client.done.wait()
         client.check_order()
         assert client.phases[-1] == "ready"
-        assert [n for n, _ in client.run_lines()["run-1"]] == list(range(1, 22))
+        assert [n for n, _ in client.run_lines()["run-1"]] == list(range(1, 21))
         assert len(world.engine.servers) == 1
 
 
@@ -343,5 +430,5 @@ async def test_a_service_that_is_away_fails_a_newcomer_but_nobody_who_comes_back
             world.asker.away = False
             world.connect(client, other)
             await client.done.wait()
-        assert [n for n, _ in client.run_lines()["run-1"]] == list(range(1, 22))
+        assert [n for n, _ in client.run_lines()["run-1"]] == list(range(1, 21))
         client.check_order()

@@ -37,6 +37,7 @@ from binder_core.plugin import (
     Resolved,
     Spec,
 )
+from binder_core.resume import LaunchCursor, Signer
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -145,6 +146,14 @@ class Client:
         return [phase for phase, _ in itertools.groupby(told.phase for told in self.told)]
 
     @property
+    def servers(self) -> set[str]:
+        """The servers that it can come back to."""
+        cursors = [
+            Signer(KEY).read(told.id, self.spec, now=0, max_age=0) for told in self.told if told.id
+        ]
+        return {cursor.name for cursor in cursors if isinstance(cursor, LaunchCursor)}
+
+    @property
     def messages(self) -> list[str]:
         return [told.event.message for told in self.told]
 
@@ -163,7 +172,7 @@ class Client:
         runs: dict[str, list[tuple[int, bytes]]] = {}
         for told in self.told:
             if told.id and not told.id.startswith("~") and told.id != "end":
-                run, n = told.id.removesuffix(".end").rsplit(".", 1)
+                run, n = told.id.split(".")[:2]
                 runs.setdefault(run, []).append((int(n), told.data))
         return runs
 

@@ -203,9 +203,10 @@ async def test_a_reconnect_goes_on_where_it_was() -> None:
         whole = await client.get(BUILD, headers=STREAM)
         seen = ids(whole.text)[3]
         rest = await client.get(BUILD, headers=STREAM | {"last-event-id": seen})
-    # The build's lines; what follows is another launch: nobody had seen one.
-    assert ids(rest.text)[:7] == ids(whole.text)[4:11]
+    # The build's lines; from `built` on it is another launch: nobody had seen one.
+    assert ids(rest.text)[:6] == ids(whole.text)[4:10]
     assert events(rest.text)[:7] == events(whole.text)[5:12]
+    assert ids(rest.text)[6] != ids(whole.text)[10]
 
 
 async def test_a_refused_client_that_comes_back_is_told_to_stay_away() -> None:

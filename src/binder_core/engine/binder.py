@@ -26,7 +26,7 @@ from binder_core.errors import (
 )
 from binder_core.events import Event, Ready, Waiting
 from binder_core.journal import Told
-from binder_core.ordering import FINAL
+from binder_core.ordering import FINAL, Phase
 from binder_core.plugin import Asker, Builder, Launcher, Provider
 from binder_core.resume import END, Cursor, LaunchCursor, Signer
 from binder_core.specs import Resolved
@@ -186,8 +186,8 @@ class Binder:
         if not isinstance(cursor, LaunchCursor):
             looked = self.steps.look(image)
             yield looked
-            launch = self._new_launch(resolved)
             if cursor is None and looked.result():
+                launch = self._new_launch(resolved)
                 yield Said(Told.of(found(image), self._signer.launch_id(launch, request.text)))
             else:
                 build = replace(
@@ -195,9 +195,14 @@ class Binder:
                 )
                 job = self.steps.join(build, looked, request.provider)
                 del looked, build
-                yield from self.steps.watch(job, cursor)
+                yield from self.steps.watch(job, cursor, built=request.build_only)
                 if not job.built:
                     return
+                launch = self._new_launch(resolved)
+                if not request.build_only:
+                    # Each one's own: who comes back behind it comes back to this launch.
+                    launch_id = self._signer.launch_id(launch, request.text)
+                    yield Said(Told(launch_id, Phase.BUILT, job.outcome.data))
             cursor = launch
 
         if request.build_only:

@@ -44,6 +44,9 @@ class BuildJob:
         self.journal = Journal(cap_bytes=log_cap_bytes)
         self.built = False
         self.ended = False
+        self.outcome: Told
+        """The last event of the build, there once it has ended. It is none of the journal's: who
+        comes back is told it even where the log is shorter than it was, or gone."""
         self.heard = 0
         """How many words of the builder have come, those that came again included."""
         self.began = anyio.current_time()
@@ -148,18 +151,22 @@ class BuildJob:
             of_run: Whether its log says so: every server tells it as the line behind the last.
                 Else it is this server that knows no further, and the run may well say more.
         """
-        failed = event.phase is Phase.FAILED
-        event_id, number = END if failed else "", None
+        self.built, self.ended = event.phase is Phase.BUILT, True
+        event_id = "" if self.built else END
         if of_run and self._run_id is not None:
-            number = self.journal.last_number + 1
-            event_id = log_id(self._run_id, number - self._runs[self._run_id], last=failed)
-        self.built, self.ended = not failed, True
-        self.journal.append(Told.of(event, event_id), number)
+            n = self.journal.last_number + 1 - self._runs[self._run_id]
+            event_id = log_id(self._run_id, n, last=not self.built, built=self.built)
+        self.outcome = Told.of(event, event_id)
         self.bell.ring()
 
-    def reader(self, cursor: LogCursor | None) -> Source:
-        """Return what a watcher reads who has seen `cursor`, or nothing."""
-        return _BuildReader(self, cursor)
+    def reader(self, cursor: LogCursor | None, *, built: bool = True) -> Source:
+        """Return what a watcher reads.
+
+        Args:
+            cursor: What it has seen; None: nothing.
+            built: Whether to tell a good end as well, unless it has seen that.
+        """
+        return _BuildReader(self, cursor, built=built)
 
     def position_after(self, cursor: LogCursor) -> int | None:
         """Return where a watcher goes on who has seen `cursor`; None if that is not known yet."""
@@ -171,7 +178,7 @@ class BuildJob:
             return None  # this server has not read so far itself
         if self._run_id is None:
             # The image was there and no run: the outcome is all that is left to tell.
-            return len(self.journal) - 1 if self.ended else None
+            return len(self.journal) if self.ended else None
         return None
 
     def is_news_to(self, cursor: LogCursor) -> bool:
@@ -191,11 +198,13 @@ class BuildJob:
 
 
 class _BuildReader:
-    def __init__(self, job: BuildJob, cursor: LogCursor | None) -> None:
+    def __init__(self, job: BuildJob, cursor: LogCursor | None, *, built: bool) -> None:
         self.bell = job.bell
         self._job = job
         self._cursor = cursor
         self._position: int | None = None
+        self._tell_built = built and not (cursor and cursor.built)
+        self._over = False
 
     def read(self) -> Batch | None:
         job = self._job
@@ -207,4 +216,9 @@ class _BuildReader:
             if self._position is None:
                 return ()
         batch, self._position = job.journal.read(self._position)
-        return batch or (None if job.ended else ())
+        if batch or not job.ended:
+            return batch or ()
+        if self._over or (job.built and not self._tell_built):
+            return None
+        self._over = True
+        return (job.outcome,)

@@ -382,6 +382,9 @@ class Jobs:
             job.tell(failed_event(LaunchFailed(f"The server did not start within {seconds:g} s.")))
         except Exception as error:  # noqa: BLE001 - whatever it is, the watchers hear of it
             job.tell(failed_event(error))
+            if isinstance(error, BackendUnavailable):
+                # It may well come up: with a token that nobody was told.
+                self._tasks.start_soon(self._clean_up, launcher, job.request)
         else:
             job.tell(ready(url))
         self._observer.launch_ended(
@@ -401,6 +404,17 @@ class Jobs:
             await launcher.stop(request)
         except Exception:
             log.exception("stopping %s failed", request.name)
+
+    async def _clean_up(self, launcher: Launcher, request: LaunchRequest) -> None:
+        with anyio.move_on_after(self.limits.keep_ended):
+            while True:
+                try:
+                    await self.persist(lambda: launcher.stop(request))
+                except BackendUnavailable:
+                    continue
+                except Exception:
+                    log.exception("stopping %s failed", request.name)
+                return
 
     async def persist(
         self,

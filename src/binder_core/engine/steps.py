@@ -121,10 +121,12 @@ class Steps:
         """Return the question whether an image is there, asked."""
         return self._jobs.once(("image", image), lambda: self.exists(image))
 
-    def watch(self, job: BuildJob, cursor: LogCursor | None) -> Generator[Source]:
-        """Yield what is told of a build that was joined, and leave it."""
+    def watch(
+        self, job: BuildJob, cursor: LogCursor | None, *, built: bool = True
+    ) -> Generator[Source]:
+        """Yield what is told of a build that was joined, and leave it; see `BuildJob.reader`."""
         try:
-            yield job.reader(cursor)
+            yield job.reader(cursor, built=built)
         finally:
             self._jobs.leave(job)
 
