@@ -213,6 +213,10 @@ async def test_what_nobody_can_want_any_more_is_removed(engine: PlayedEngine) ->
     async with launching(engine) as made:
         await made.sweep()
         assert engine.containers.keys() == kept
+        engine.asked.clear()
+        await made.sweep()
+        asked = [each for each in engine.asked if each.endswith("/json")]
+        assert asked == ["GET /containers/json", "GET /containers/id-of-may-answer/json"]
     add("slow", 700)
     async with launching(engine, start_timeout=400) as made:
         await made.sweep()

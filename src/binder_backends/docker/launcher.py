@@ -75,6 +75,8 @@ class DockerLauncher(EnginePlugin):
         # Launches that were told that their server is waited for. Said again after each broken
         # connection it would pass for word from the server, and the launch be tried for ever.
         self._told: dict[str, None] = {}
+        # Containers of which a sweep need not ask again while they run.
+        self._answered: set[str] = set()
         self._version = ""
 
     async def check(self) -> None:
@@ -425,14 +427,21 @@ class DockerLauncher(EnginePlugin):
         Raises:
             BackendUnavailable: The engine broke.
         """
-        for listed in await self._engine.containers(SERVER_LABEL):
-            if listed["State"] in ("restarting", "paused"):
+        found = await self._engine.containers(SERVER_LABEL)
+        self._answered &= {listed["Id"] for listed in found}
+        for listed in found:
+            runs = listed["State"] == "running" and listed["Id"] in self._answered
+            if runs or listed["State"] in ("restarting", "paused"):
                 continue
             try:
                 server = read_server(await self._engine.inspect(listed["Id"]))
             except NotThere:
                 continue
-            if server is not None and self._is_left(server, time.time()):
+            if server is None:
+                continue
+            if server.restarts:
+                self._answered.add(server.container)
+            if self._is_left(server, time.time()):
                 await self._engine.remove(server.container)
 
     def _is_left(self, server: Server, now: float) -> bool:
