@@ -73,6 +73,9 @@ class Page(list[Told]):
         """Where an adapter may keep its encoding of all of them."""
 
 
+_NOTHING: Final = Page()
+
+
 class Journal:
     """An append-only list of events with numbers.
 
@@ -92,6 +95,7 @@ class Journal:
         self._tail_from = 0
         self._tail_bytes = 0
         self._left_out = 0
+        self._taken = 0
         # What was read last, by where it starts and at most how much, and the position behind it.
         # Watchers are woken together and mostly stand at the same place: all but the first find
         # their pages here, until the next event comes.
@@ -102,7 +106,7 @@ class Journal:
 
     def __len__(self) -> int:
         """Return how many events were taken, those left out since included."""
-        return len(self._head) + self._left_out + len(self._tail) - self._tail_from
+        return self._taken
 
     @property
     def left_out(self) -> int:
@@ -125,6 +129,7 @@ class Journal:
         elif number <= self.last_number:
             raise ValueError(f"number {number} after {self.last_number}")
         self.last_number = number
+        self._taken += 1
         if self._pages:
             self._pages.clear()
         if told.phase is not self._log_phase and told.phase in LOG:
@@ -157,11 +162,14 @@ class Journal:
             at_most: How many events to return, so that a slow reader holds no more than these; an
                 eighth more if there are no others behind them.
         """
+        if position >= self._taken:
+            # Who is woken looks once more before it waits: mostly in vain.
+            return _NOTHING, position
         asked = position, at_most
         if (held := self._pages.get(asked)) is not None:
             return held
         few = at_most // 8  # a write costs as much as they do
-        if len(self) - position <= at_most + few:
+        if self._taken - position <= at_most + few:
             at_most += few
         told = Page()
         head = len(self._head)
@@ -179,10 +187,9 @@ class Journal:
             tail = self._tail[first : first + room]
             told += tail
             position += len(tail)
-        if told:
-            if len(self._pages) == _PAGES:
-                del self._pages[next(iter(self._pages))]
-            self._pages[asked] = told, position
+        if len(self._pages) == _PAGES:
+            del self._pages[next(iter(self._pages))]
+        self._pages[asked] = told, position
         return told, position
 
     def position_after(self, number: int) -> int:

@@ -30,6 +30,8 @@ from binder_http import accesslog
 log = logging.getLogger("binder.http")
 
 _END: Final = b"0\r\n\r\n"
+_UNASKED: Final = 64 * 2**10
+"""Bytes that a client may send behind its request, and nobody reads."""
 _SHARED: Final = 4
 """How many pieces are held as chunks for others who are written the same."""
 _SMALL: Final = 2**10
@@ -138,7 +140,7 @@ class _Stream(asyncio.Protocol):
         entry: For the log.
     """
 
-    __slots__ = ("_began", "_entry", "_handover", "full", "kept", "task", "transport")
+    __slots__ = ("_began", "_entry", "_handover", "_unasked", "full", "kept", "task", "transport")
 
     def __init__(
         self, handover: Handover, transport: asyncio.Transport, entry: accesslog.Entry | None
@@ -152,6 +154,14 @@ class _Stream(asyncio.Protocol):
         self._handover = handover
         self._entry = entry
         self._began = time.monotonic()
+        self._unasked = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Hear what nobody asked for: there is no second request behind a stream."""
+        self._unasked += len(data)
+        if self._unasked > _UNASKED:
+            # That it leaves shows when it is written to.
+            self.transport.pause_reading()
 
     def pause_writing(self) -> None:
         """Hear that the client is slow."""

@@ -64,5 +64,5 @@ async def test_a_heartbeat_is_one_write_to_each() -> None:
 
 def test_lines_wait_longer_while_the_server_is_behind() -> None:
     limits = Limits(batch=0.1)
-    waits = [limits.patience(took) for took in (0.0, 0.005, 0.02, 0.025, 1.0)]
-    assert waits == pytest.approx([0.05, 0.05, 0.1, 0.125, 0.15])
+    waits = [limits.patience(took) for took in (0.0, 0.001, 0.005, 0.02, 0.025, 1.0)]
+    assert waits == pytest.approx([0.0, 0.025, 0.05, 0.1, 0.125, 0.15])

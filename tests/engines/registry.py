@@ -122,6 +122,9 @@ class Registry:
         """Make it silent: connections are taken, and nothing is answered until `resume`."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        # The signal is on its way: a thread that has not stopped yet may well answer once more.
+        pid = self._process.pid
+        until(lambda: _stopped(pid), "the registry goes on after SIGSTOP", seconds=10)
 
     def resume(self) -> None:
         """Let it answer again."""
@@ -167,3 +170,9 @@ class Registry:
             connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
             return connection.recv(64).startswith(b"HTTP/1.")
         return False
+
+
+def _stopped(pid: int) -> bool:
+    """Return whether no thread of a process runs."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return all((one / "stat").read_text().rpartition(")")[2].split()[0] == "T" for one in threads)

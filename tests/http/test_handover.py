@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import socket
 import ssl
+import tracemalloc
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,11 +21,12 @@ import pytest
 from hypercorn import Config
 from hypercorn.asyncio import serve
 from quart import Quart
-from serving import until
+from serving import SPEC, conf, until
 
 from binder_http.accesslog import Logger
 from binder_http.connection import Connection, EventStream
 from binder_http.handover import Handover
+from binder_http.server import running
 from engines.certificates import Authority
 
 pytestmark = pytest.mark.anyio
@@ -272,8 +275,9 @@ async def test_what_a_client_sends_behind_its_request_is_dropped() -> None:
         reader, writer = await one.raw(more=b"GET /page HTTP/1.1\r\nhost: x\r\n\r\n" * 3)
         assert await head(reader)
         assert await chunk(reader) == b"first"
-        writer.write(b"GET /page HTTP/1.1\r\nhost: x\r\n\r\n" + b"y" * 1_000_000)
-        await writer.drain()
+        writer.write(b"GET /page HTTP/1.1\r\nhost: x\r\n\r\n" + b"y" * 4 * WIDE)
+        (stream,) = one.handover._open
+        await until(lambda: not stream.transport.is_reading())
         one.say(None)
         assert await chunk(reader) == b""
         with suppress(ConnectionResetError):
@@ -353,3 +357,38 @@ async def test_it_is_logged_once_and_when_it_has_ended(caplog: pytest.LogCapture
         await head(reader)
         writer.close()
         await until(lambda: len(caplog.messages) == 2)
+
+
+async def test_a_stream_that_waits_keeps_little() -> None:
+    many = 200
+    head = f"GET /build/{SPEC} HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n\r\n"
+
+    def ask(url: httpx.URL) -> list[socket.socket]:
+        asked = []
+        for _ in range(many):
+            one = socket.create_connection((url.host, url.port), timeout=20)
+            one.sendall(head.encode())
+            while b"\ndata: " not in one.recv(2**16):
+                pass
+            asked.append(one)
+        return asked
+
+    flags = {"builder.fake.lines": 1, "builder.fake.ends": False}
+    async with running(conf(flags)) as server:
+        url = httpx.URL(server.url)
+        with ExitStack() as clients:
+            # The first ones make what all share.
+            for one in await asyncio.to_thread(ask, url):
+                clients.enter_context(one)
+            gc.collect()
+            tracemalloc.start()
+            try:
+                for one in await asyncio.to_thread(ask, url):
+                    clients.enter_context(one)
+                await until(lambda: connections_of_hypercorn() == 0)
+                gc.collect()
+                kept, _ = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+    # 8 KB on Python 3.11, the client's end among it; hypercorn keeps 18 KiB beside that.
+    assert kept / many < 10_000

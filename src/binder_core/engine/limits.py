@@ -9,7 +9,8 @@ import msgspec
 from binder_core.builds import BuildLimits
 from binder_core.journal import CAP_BYTES
 
-_ROUNDS_APART: Final = 5
+_SELDOM: Final = 25
+_OFTEN: Final = 5
 """How much longer than a round of writes it is from one to the next."""
 
 
@@ -35,8 +36,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     heartbeat: float = 25.0
     """Between two heartbeats of a silent stream. Proxies cut what is silent for 30 s and more."""
     batch: float = 0.05
-    """How long a log line may wait for others while lines are pouring in: half of it while the
-    server keeps up, half as much again while it is behind."""
+    """How long a log line may wait for others while lines are pouring in: a twenty-fifth of it at
+    least, half of it where many watch, half as much again while the server is behind."""
     log_cap_bytes: int = CAP_BYTES
     """How much of a build's log is held in memory: half for its head, half for its tail."""
     allow_images: tuple[str, ...] = ()
@@ -49,16 +50,18 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         What a program prints at once comes in pieces, and each round of writes costs as much as
         many lines.
         """
-        return self.batch / 5
+        return self.batch / 25
 
     def patience(self, took: float) -> float:
-        """Return how long lines wait for others now.
+        """Return how long lines wait for others now, from one round of writes to the next.
+
+        Writing takes a twenty-fifth of the time while lines need not wait half of `batch` for that,
+        and a fifth at most while they need not wait half as much again.
 
         Args:
-            took: What the last round of writes took. A fifth of the time is what writing shall
-                take, if lines need not wait too long for that.
+            took: What the last round took.
         """
-        return min(max(_ROUNDS_APART * took, self.batch / 2), self.batch * 3 / 2)
+        return min(max(_OFTEN * took, min(_SELDOM * took, self.batch / 2)), self.batch * 3 / 2)
 
     def of_builds(self) -> BuildLimits:
         """Return those that the dedup machine keeps."""
