@@ -452,7 +452,7 @@ class DockerLauncher(EnginePlugin):
             return now - server.created > _FORGOTTEN
         # One that never answered: who waited for it would have removed it.
         patience = max(_FORGOTTEN, 2 * self._settings.start_timeout)
-        return not server.restarts and now - server.started > patience
+        return not server.restarts and now - max(server.created, server.started) > patience
 
 
 class _PortTaken(Exception):
