@@ -2,7 +2,7 @@
 
 What differs from place to place is taken from the environment:
 
-BINDER_IMAGE_PREFIX   what the names of images begin with: Binder's builder.image_prefix
+BINDER_IMAGE_PREFIX   Binder's builder.image_prefix: what was named with it may be started
 BINDER_TOKEN_FILE     a file with the token of Binder's launcher: `openssl rand -hex 32`
 HUB_BIND_URL          where the hub's proxy listens; http://127.0.0.1:8000/
 """
@@ -33,9 +33,16 @@ c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0}
 c.JupyterHub.spawner_class = BinderSpawner
 c.BinderMixin.binder_image_prefix = os.environ["BINDER_IMAGE_PREFIX"]
 c.DockerSpawner.remove = True
-c.DockerSpawner.mem_limit = "2G"
+# By which its containers are known from others: `docker ps --filter label=io.binderkit.hub`.
+c.DockerSpawner.extra_create_kwargs = {"labels": {"io.binderkit.hub": "yes"}}
+MEMORY = "2G"
+c.DockerSpawner.mem_limit = MEMORY
 c.DockerSpawner.cpu_limit = 2.0
-c.DockerSpawner.extra_host_config = {"security_opt": ["no-new-privileges"], "pids_limit": 1024}
+c.DockerSpawner.extra_host_config = {
+    "memswap_limit": MEMORY,  # with memory: no swap on top of it
+    "pids_limit": 1024,
+    "security_opt": ["no-new-privileges"],
+}
 # An image may have to be pulled first.
 c.Spawner.start_timeout = 240
 c.Spawner.http_timeout = 60
@@ -46,7 +53,8 @@ c.JupyterHub.services = [
         "api_token": Path(os.environ["BINDER_TOKEN_FILE"]).read_text().strip(),
     },
     {
-        # Servers end by themselves when idle; this removes their temporary users, and what hangs.
+        # Servers end by themselves when idle, which they alone can tell: of what their kernels do
+        # the hub hears nothing. This removes the temporary users of those that have ended.
         "name": "cull",
         "command": [
             sys.executable,
@@ -54,6 +62,7 @@ c.JupyterHub.services = [
             "jupyterhub_idle_culler",
             "--timeout=7200",
             "--cull-users=true",
+            "--cull-default-servers=false",
         ],
     },
 ]

@@ -4,7 +4,7 @@ With the Helm chart of Zero to JupyterHub these lines are its `hub.extraConfig`,
 and roles its `hub.services` and `hub.loadRoles`. The hub's role needs, beside what KubeSpawner
 needs, the verbs create and delete for secrets (the chart gives them).
 
-BINDER_IMAGE_PREFIX   what the names of images begin with: Binder's builder.image_prefix
+BINDER_IMAGE_PREFIX   Binder's builder.image_prefix: what was named with it may be started
 BINDER_TOKEN_FILE     a file with the token of Binder's launcher, from a Secret
 HUB_BIND_URL          where the hub's proxy listens; http://:8000/
 """
@@ -53,7 +53,8 @@ c.JupyterHub.services = [
         "api_token": Path(os.environ["BINDER_TOKEN_FILE"]).read_text().strip(),
     },
     {
-        # Servers end by themselves when idle; this removes their temporary users, and what hangs.
+        # Servers end by themselves when idle, which they alone can tell: of what their kernels do
+        # the hub hears nothing. This removes the temporary users of those that have ended.
         "name": "cull",
         "command": [
             sys.executable,
@@ -61,6 +62,7 @@ c.JupyterHub.services = [
             "jupyterhub_idle_culler",
             "--timeout=7200",
             "--cull-users=true",
+            "--cull-default-servers=false",
         ],
     },
 ]

@@ -11,19 +11,19 @@ _STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 _MAX_REPLY_BYTES: Final = 64 * 1024
 
 
-async def api_status(host: str, port: int, token: str) -> int:
+async def api_status(host: str, port: int, token: str = "") -> int:
     """Return the HTTP status of ``/api/status``; 0 if nobody there answers as Jupyter does.
 
     Args:
         host: An address.
         port: The server's.
-        token: The server's.
+        token: The server's; empty: asked as somebody who has none.
     """
+    known = f"Authorization: token {token}\r\n" if token else ""
     request = (
         "GET /api/status HTTP/1.1\r\n"
         f"Host: {f'[{host}]' if ':' in host else host}:{port}\r\n"
-        f"Authorization: token {token}\r\n"
-        "Connection: close\r\n\r\n"
+        f"{known}Connection: close\r\n\r\n"
     )
     reply = b""
     try:
@@ -43,6 +43,12 @@ async def api_status(host: str, port: int, token: str) -> int:
     return 0 if status == 200 and b'"started"' not in reply else status
 
 
+def both(name: str, value: object) -> list[str]:
+    """Return the arguments that set an option of the server, of whichever generation it is."""
+    # Notebook 6 knows only the second.
+    return [f"--ServerApp.{name}={value}", f"--NotebookApp.{name}={value}"]
+
+
 def idle_arguments(seconds: float) -> list[str]:
     """Return what has a server, and each of its kernels before, end when nobody uses it.
 
@@ -53,7 +59,7 @@ def idle_arguments(seconds: float) -> list[str]:
         return []
     idle = max(1, round(seconds))  # Jupyter's own 0 means never
     return [
-        f"--ServerApp.shutdown_no_activity_timeout={idle}",
+        *both("shutdown_no_activity_timeout", idle),
         f"--MappingKernelManager.cull_idle_timeout={idle}",
         f"--MappingKernelManager.cull_interval={max(1, min(idle // 4, 300))}",
         "--MappingKernelManager.cull_connected=True",

@@ -97,7 +97,7 @@ async def test_an_image_is_not_pulled_unless_the_operator_said_so(
     docker_engine: DockerEngine, registry: Registry, pushed: str
 ) -> None:
     async with launcher(docker_engine, registry, pull=False) as made:
-        with pytest.raises(LaunchFailed, match="set pull = true"):
+        with pytest.raises(LaunchFailed, match="Set pull = true"):
             await made.launch(request(pushed), LaunchLog())
     assert docker_engine.inspect(pushed) is None
 

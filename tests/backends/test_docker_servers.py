@@ -12,6 +12,7 @@ import pytest
 from binder_backends.docker.launch_settings import DockerLaunchSettings
 from binder_backends.docker.pulling import _Layers, _login_header, _refusal
 from binder_backends.docker.servers import (
+    SERVER_LABEL,
     probed_host,
     read_server,
     server_config,
@@ -61,7 +62,9 @@ def test_the_command() -> None:
     assert "--allow-root" in config(root=True)["Cmd"]
     assert "--allow-root" not in config()["Cmd"]
     assert config(command=["my-jupyter"])["Cmd"][0] == "my-jupyter"
-    assert "--ServerApp.allow_origin=*" in config(allow_origin="*")["Cmd"]
+    for app in ("ServerApp", "NotebookApp"):  # the second is Notebook 6's
+        assert f"--{app}.allow_origin=*" in config(allow_origin="*")["Cmd"]
+        assert f"--{app}.shutdown_no_activity_timeout=77" in config(idle_timeout=77)["Cmd"]
     assert not [word for word in config(idle_timeout=0)["Cmd"] if "no_activity" in word]
 
 
@@ -111,8 +114,11 @@ def test_settings_that_cannot_be_meant(wrong: dict[str, Any]) -> None:
         msgspec.convert(wrong, DockerLaunchSettings)
 
 
-def test_what_is_no_server_of_ours() -> None:
-    assert read_server({"Config": {"Labels": None}}) is None
+@pytest.mark.parametrize(
+    "labels", [None, {}, {"other": "one"}, {SERVER_LABEL: "yes"}, {SERVER_LABEL: ""}]
+)
+def test_what_is_no_server_of_ours(labels: dict[str, str] | None) -> None:
+    assert read_server({"Name": "/one", "Config": {"Labels": labels}}) is None
 
 
 def test_how_far_a_pull_is() -> None:

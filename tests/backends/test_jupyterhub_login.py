@@ -32,6 +32,9 @@ c.JupyterHub.hub_ip = {address!r}
 c.JupyterHub.authenticator_class = "dummy"
 c.DummyAuthenticator.password = {password!r}
 c.Authenticator.allowed_users = {{"person", "other"}}
+for service in c.JupyterHub.services:
+    if service["name"] == "cull":
+        service["command"].remove("--cull-users=true")
 for role in c.JupyterHub.load_roles:
     if role["name"] == "binder":
         role["scopes"] = ["servers!user=person"]
@@ -54,8 +57,9 @@ def hub(
     config = folder / "login.py"
     given = {"deploy": str(DEPLOY), "address": docker_engine.address, "password": PASSWORD}
     config.write_text(CONFIG.format(**given))
-    env = {"DOCKER_HOST": docker_engine.host, "BINDER_IMAGE_PREFIX": jupyter_base.partition(":")[0]}
-    with JupyterHub(folder, hub_software, config, env) as hub:
+    env = {"DOCKER_HOST": docker_engine.host}
+    images = f"{jupyter_base.partition(':')[0]}.*"
+    with JupyterHub(folder, hub_software, config, env, images=images) as hub:
         yield hub
 
 

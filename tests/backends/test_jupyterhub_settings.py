@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from binder_backends.jupyterhub.settings import JupyterHubSettings
+from binder_core.engine import Limits
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,10 @@ def test_addresses(given: dict[str, str], base: str, api: str) -> None:
 def test_what_cannot_be_meant(given: dict[str, object], why: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=why):
         msgspec.convert(given, JupyterHubSettings)
+
+
+def test_who_is_slow_is_told_before_the_launch_is_over() -> None:
+    assert JupyterHubSettings().start_timeout < Limits().launch_timeout
 
 
 def test_no_secret_is_shown() -> None:

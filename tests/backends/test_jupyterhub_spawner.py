@@ -18,7 +18,11 @@ pytestmark = pytest.mark.real
 CONFIG = SOURCE.parent / "deploy" / "jupyterhub" / "jupyterhub_config_kubernetes.py"
 PROGRAM = Path(__file__).parents[1] / "engines" / "hub_pod.py"
 TOKEN = "t0ken-that-nobody-guesses"
-OPTIONS = {"image": "registry.example/binder-x:1", "token": TOKEN, "repo_url": "https://x.org/r"}
+OPTIONS = {
+    "image": "registry.example/binder-x-0a1b2c:1",
+    "token": TOKEN,
+    "repo_url": "https://x.org/r",
+}
 
 
 KUBECONFIG = """\
@@ -64,7 +68,7 @@ def test_a_pod_has_its_token_from_a_secret_of_its_own(
     pod = said["pod"]
     assert TOKEN not in json.dumps(pod)
     (container,) = pod["spec"]["containers"]
-    assert container["image"] == "registry.example/binder-x:1"
+    assert container["image"] == "registry.example/binder-x-0a1b2c:1"
     assert container["args"][:2] == ["sh", "-c"]
     assert "--ServerApp.shutdown_no_activity_timeout=600" in container["args"]
     env = {each["name"]: each.get("value") for each in container["env"]}
@@ -88,11 +92,34 @@ def test_a_pod_has_its_token_from_a_secret_of_its_own(
     assert base64.b64decode(manifest["data"]["token"]).decode() == TOKEN
     assert said["heard"] == ["a-uid"], "the operator's own hook is called as well, once"
 
+    assert container["resources"] == {
+        "limits": {"cpu": 2.0, "memory": 2 * 2**30},
+        "requests": {"cpu": 0.1, "memory": 512 * 2**20},
+    }
+
+
+def test_a_cluster_that_is_away_for_a_while_is_no_failed_spawn(
+    hub_software: HubSoftware, tmp_path: Path
+) -> None:
+    cases: list[tuple[list[str], int, list[str]]] = [
+        (["500", "broken", "429"], 0, ["create"] * 4 + ["delete", "create"]),
+        (["silent", "409", "503"], 0, ["create", "create", "delete", "create", "delete", "create"]),
+        (["403"], 403, ["create"]),
+        (["409", "403"], 403, ["create", "delete"]),
+    ]
+    asked: list[dict[str, object]] = [{"faults": faults} for faults, _, _ in cases]
+    all_said = told(hub_software, tmp_path, *asked)
+    for said, (faults, failed, calls) in zip(all_said, cases, strict=True):
+        assert [call[0] for call in said["calls"]] == calls, faults
+        assert said["failed"] == failed
+        assert said["heard"] == ([] if failed else ["a-uid"])
+
 
 REFUSED: list[tuple[dict[str, object], str]] = [
+    ({"image": "registry.example/binder-x:1"}, "is none that this hub may start"),
     ({"image": "registry.example/other:1"}, "is none that this hub may start"),
-    ({"image": "registry.example/binder-x:1\nevil"}, "is none that this hub may start"),
-    ({"image": ["registry.example/binder-x:1"]}, "is none that this hub may start"),
+    ({"image": "registry.example/binder-x-0a1b2c:1\nevil"}, "is none that this hub may start"),
+    ({"image": ["registry.example/binder-x-0a1b2c:1"]}, "is none that this hub may start"),
     ({"image": ""}, "name no image"),
     ({"token": ""}, "no token that a server could have"),
     ({"token": "with a space"}, "no token that a server could have"),

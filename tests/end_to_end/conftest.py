@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from docker_host import DockerHost
+from docker_host import PREFIX, DockerHost
 from real_server import RealServer
 from repositories import GitDaemon, Repositories
 
@@ -70,7 +70,9 @@ def docker_hub(
     hub_software: HubSoftware, docker_engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[JupyterHub]:
     """Return a hub as deploy/ configures it, which starts the images of `docker_host`."""
-    env = {"DOCKER_HOST": docker_engine.host, "BINDER_IMAGE_PREFIX": "127.0.0.1:"}
+    env = {"DOCKER_HOST": docker_engine.host}
     folder = tmp_path_factory.mktemp("docker-hub")
-    with JupyterHub(folder, hub_software, HUB_CONFIG, env) as hub:
+    # Registries come and go, each on a port of its own.
+    pattern = rf"127\.0\.0\.1:\d+/{PREFIX}[a-z0-9-]*-[0-9a-f]{{6}}:\w+"
+    with JupyterHub(folder, hub_software, HUB_CONFIG, env, images=pattern) as hub:
         yield hub

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 import httpx
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 
 
 async def open_notebook(url: str, token: str, code: str, *, within: float = 60.0) -> str:
@@ -20,13 +22,7 @@ async def open_notebook(url: str, token: str, code: str, *, within: float = 60.0
             status = await client.get("api/status", headers=headers)
             assert status.status_code == 200
             assert "started" in status.json()
-            made = await client.post("api/kernels", headers=headers, json={})
-            assert made.status_code == 201, made.text
-        channels = httpx.URL(url).copy_with(scheme="ws").join(
-            f"api/kernels/{made.json()['id']}/channels"
-        )  # fmt: skip
-        async with connect(str(channels), additional_headers=headers, proxy=None) as socket:
-            await socket.send(json.dumps(_execute(code)))
+        async with _running(url, headers, code) as socket:
             printed = ""
             async for text in socket:
                 message: dict[str, Any] = json.loads(text)
@@ -41,6 +37,38 @@ async def open_notebook(url: str, token: str, code: str, *, within: float = 60.0
                     case "status" if content["execution_state"] == "idle" and printed:
                         return printed
     raise AssertionError(f"the kernel left, having printed {printed!r}")
+
+
+async def keep_busy(url: str, token: str) -> None:
+    """Return when a cell runs that takes an hour, in a new kernel of the server at `url`."""
+    headers = {"authorization": f"token {token}"}
+    with anyio.fail_after(60):
+        async with _running(url, headers, "import time; print(1); time.sleep(3600)") as socket:
+            async for text in socket:
+                if json.loads(text)["msg_type"] == "stream":
+                    return
+    raise AssertionError("the kernel left")
+
+
+async def kernels(url: str, token: str) -> list[str]:
+    """Return in which state each kernel of the server at `url` is."""
+    headers = {"authorization": f"token {token}"}
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
+        listed = await client.get("api/kernels", headers=headers)
+        return [each["execution_state"] for each in listed.json()]
+
+
+@asynccontextmanager
+async def _running(url: str, headers: dict[str, str], code: str) -> AsyncIterator[ClientConnection]:
+    """Have a new kernel run a cell; give the connection that tells of it."""
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
+        made = await client.post("api/kernels", headers=headers, json={})
+        assert made.status_code == 201, made.text
+    path = f"api/kernels/{made.json()['id']}/channels"
+    channels = httpx.URL(url).copy_with(scheme="ws").join(path)
+    async with connect(str(channels), additional_headers=headers, proxy=None) as socket:
+        await socket.send(json.dumps(_execute(code)))
+        yield socket
 
 
 def _execute(code: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import anyio
@@ -50,6 +51,7 @@ async def test_killed_while_building(docker_host: DockerHost, image_registry: Re
         await expect_the_end(docker_host, server, wanted, [heard, other])
     assert [each["Id"] for each in docker_host.builds(wanted)] == [build["Id"]]
     assert in_registry(image_registry, image_of(heard))
+    assert len(docker_host.running(image_of(heard))) == 2, "one for each who asked"
 
 
 async def test_killed_while_pushing(
@@ -74,6 +76,34 @@ async def test_killed_while_pushing(
             await expect_the_end(docker_host, server, wanted, [heard])
         expect_growth(heard, at_least=4 * 2**20)
         assert in_registry(registry, image_of(heard))
+    assert len(docker_host.builds(wanted)) == 1
+    assert len(docker_host.running(image_of(heard))) == 1
+
+
+async def test_killed_when_nothing_is_heard_of_a_launch_yet(
+    docker_host: DockerHost, image_registry: Registry
+) -> None:
+    wanted = repo("launching")
+    server = docker_host.server(docker_host.settings(image_registry))
+    before: list[Heard] = []
+    async with server.client() as client:
+        # What comes behind it is lost.
+        with anyio.fail_after(60), contextlib.suppress(httpx.TransportError):
+            async with listening(client, wanted.spec) as events:
+                async for one in events:
+                    before.append(one)
+                    if one.phase == "built":
+                        break
+                image = image_of(before)
+                await until(lambda: len(docker_host.running(image)) == 1, within=30)
+                server.kill()
+    (container,) = docker_host.running(image)
+    docker_host.let_answer(image)
+    server.start()
+    async with server.client() as client:
+        heard = before + await hear(client, wanted.spec, last_id=before[-1].id)
+        await expect_the_end(docker_host, server, wanted, [heard])
+    assert docker_host.running(image) == [container], "the launch that was begun, and no other"
     assert len(docker_host.builds(wanted)) == 1
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import anyio
 import anyio.to_thread
 import pytest
-from kernels import open_notebook
+from kernels import keep_busy, kernels, open_notebook
 
 from binder_backends.docker import DockerLauncher
 from binder_core.testing import LaunchLog
@@ -42,3 +42,25 @@ async def test_a_cell_runs_before_and_after_a_restart_of_server_and_engine(
         await launcher.stop(asked)
         assert not await launcher.running(asked)
     assert not docker_servers.left(engine, asked.name)
+
+
+async def test_a_server_that_nobody_uses_ends_one_that_computes_goes_on(
+    engine: DockerEngine, jupyter_base: str
+) -> None:
+    computes, idle = request(jupyter_base), request(jupyter_base)
+    # Jupyter looks once a minute whether anybody is there.
+    options = settings(engine, idle_timeout=10.0, keep_ended_for=0.0)
+    async with DockerLauncher(options) as launcher:
+        url = await launcher.launch(computes, LaunchLog())
+        await keep_busy(url, computes.token)
+        other = await launcher.launch(idle, LaunchLog())
+        assert await open_notebook(other, idle.token, "print(6 * 7)") == "42\n"
+        with anyio.fail_after(180):
+            while await anyio.to_thread.run_sync(  # noqa: ASYNC110 - it is the engine that changes
+                docker_servers.left, engine, idle.name
+            ):
+                await anyio.sleep(0.5)
+        # That one had its minute before.
+        assert await launcher.running(computes)
+        assert await kernels(url, computes.token) == ["busy"]
+        await launcher.stop(computes)

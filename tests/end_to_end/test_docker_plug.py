@@ -59,12 +59,15 @@ class Watched:
         )
 
 
+@pytest.mark.parametrize("silent", [False, True], ids=["reset", "silent"])
 @pytest.mark.parametrize("to", ["hub", "registry"])
 async def test_ten_seconds_without(
     docker_host: DockerHost,
     docker_hub: JupyterHub,
     make_registry: Callable[..., Registry],
     to: str,
+    *,
+    silent: bool,
 ) -> None:
     fetching, building, pushing, launching, late = every = [
         Watched(docker_host, repo(holds))
@@ -91,7 +94,7 @@ async def test_ten_seconds_without(
                 tasks.start_soon(pushing.watch, client)
                 await until(pushing.pushes, within=60)
 
-                wire.cut()
+                wire.cut(silent=silent)
                 registry.wire.delay = 0.001
                 # All run into it: who asks now, too.
                 tasks.start_soon(late.watch, client)

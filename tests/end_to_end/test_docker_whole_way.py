@@ -50,18 +50,23 @@ def git(docker_engine: DockerEngine, tmp_path: Path) -> Iterator[GitServer]:
 
 
 @pytest.mark.usefixtures("jupyter_base")
+@pytest.mark.parametrize("repo2docker", ["repo2docker_image", "old_repo2docker_image"])
 async def test_a_repository_goes_all_the_way(
     docker_host: DockerHost,
     docker_hub: JupyterHub,
     git: GitServer,
     make_registry: Callable[..., Registry],
+    *,
+    repo2docker: str,
+    request: pytest.FixtureRequest,
 ) -> None:
+    real = {**REAL, "builder.docker.builder_image": request.getfixturevalue(repo2docker)}
     files = {"Dockerfile": DOCKERFILE, "index.ipynb": "{}", "told.txt": "by the repository"}
     url, commit = git.repository("demo", files)
     spec = f"git/{quote(url, safe='')}/HEAD"
     # A new one: it has none of the layers yet.
     with make_registry() as registry:
-        server = docker_host.server(docker_host.settings(registry, docker_hub) | REAL)
+        server = docker_host.server(docker_host.settings(registry, docker_hub) | real)
         async with server.client() as client:
             heard = await hear(client, spec, within=300)
             assert phases(heard) == [
@@ -87,7 +92,7 @@ async def test_a_repository_goes_all_the_way(
             assert await ask_again(client, spec, again[-1].id) == 204
 
         # So it is for a server that launches on the engine, without a hub.
-        alone = docker_host.server(docker_host.settings(registry) | REAL)
+        alone = docker_host.server(docker_host.settings(registry) | real)
         async with alone.client() as client:
             await expect_a_hit(await hear(client, spec, within=120), image)
     after = docker_host.containers("io.binderkit.build")

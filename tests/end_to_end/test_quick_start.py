@@ -179,6 +179,7 @@ def test_the_quick_start_as_it_is_written(
         terminal.type(line)
     assert not (terminal.home / "binder").exists()
     left = docker_engine.docker("ps", "-aq", "--filter", "label=io.binderkit.build")
+    left += docker_engine.docker("ps", "-aq", "--filter", "name=^jupyter-")
     assert left + docker_engine.docker("images", "--quiet", "127.0.0.1:5001/binder-*") == ""
 
     def printed_by(words: str) -> list[str]:

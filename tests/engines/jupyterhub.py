@@ -42,6 +42,7 @@ c.JupyterHub.hub_port = {hub_port}
 c.ConfigurableHTTPProxy.should_start = False
 c.ConfigurableHTTPProxy.api_url = "http://127.0.0.1:{api_port}"
 c.ConfigurableHTTPProxy.check_running_interval = 1
+{more}
 """
 
 
@@ -74,6 +75,7 @@ class JupyterHub:
         software: Its programs.
         config: What it is configured with; without, its servers are small processes.
         env: Environment variables for that.
+        images: A regular expression for what may be started, beside what Binder has named.
     """
 
     def __init__(
@@ -82,6 +84,8 @@ class JupyterHub:
         software: HubSoftware,
         config: Path = CONFIG,
         env: Mapping[str, str] | None = None,
+        *,
+        images: str = "",
     ) -> None:
         self.folder = folder
         self.log = folder / "hub.log"
@@ -106,6 +110,7 @@ class JupyterHub:
             "HUB_FOLDER": str(folder),
             "HUB_TOKENS": msgspec.json.encode(tokens).decode(),
             "BINDER_TOKEN_FILE": str(token_file),
+            "BINDER_IMAGE_PREFIX": "",
             **(env or {}),
         }
         self._config = folder / "jupyterhub_config.py"
@@ -115,6 +120,7 @@ class JupyterHub:
                 url=self.url,
                 hub_port=self.hub_port,
                 api_port=self._api_port,
+                more=f"c.BinderMixin.binder_image_pattern = {images!r}" if images else "",
             )
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import select
 import socket
-import threading
 from typing import Literal
 
 from engines.wire import Wire
@@ -26,7 +25,6 @@ class Plug(Wire):
         self.cuts = 0
         self._cut_at: tuple[bytes, Moment] | None = None
         self._refusals = 0
-        self._mended = threading.Event()
         self._answers: list[tuple[bytes, bytes]] = []
 
     def cut_at(self, request: str, moment: Moment, *, refusals: int = 3) -> None:

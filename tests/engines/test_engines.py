@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -250,6 +251,23 @@ def test_a_wire_is_cut_and_mended(make_registry: Callable[..., Registry]) -> Non
             client.get(f"{registry.url}/v2/")
         registry.wire.mend()
         assert client.get(f"{registry.url}/v2/").status_code == 200
+
+
+@pytest.mark.real
+def test_a_wire_can_be_cut_so_that_nobody_is_told(make_registry: Callable[..., Registry]) -> None:
+    with make_registry(delay=0.001) as registry, httpx.Client(trust_env=False) as client:
+        assert registry.wire is not None
+        assert client.get(f"{registry.url}/v2/").status_code == 200
+        registry.wire.cut(silent=True)
+        for _ in ("over the connection that there is", "over another one"):
+            with pytest.raises(httpx.ReadTimeout):
+                client.get(f"{registry.url}/v2/", timeout=0.2)
+        with ThreadPoolExecutor() as threads:
+            asked = threads.submit(client.get, f"{registry.url}/v2/", timeout=30)
+            with pytest.raises(TimeoutError):
+                asked.result(timeout=0.2)
+            registry.wire.mend()
+            assert asked.result(timeout=30).status_code == 200, "it arrives late"
 
 
 def test_sessions_get_folders_of_their_own(tmp_path: Path) -> None:

@@ -33,6 +33,9 @@ class Wire:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._whole = True
+        self._silent = False
+        self._mended = threading.Event()
+        self._mended.set()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._accept, daemon=True)
 
@@ -47,21 +50,32 @@ class Wire:
         traceback: TracebackType | None,
     ) -> None:
         self._ended.set()
+        self._mended.set()
         self._thread.join(timeout=30)
         self.cut()
         self._listener.close()
 
-    def cut(self) -> None:
-        """Pull the plug: open connections are reset, new ones too, until `mend`."""
+    def cut(self, *, silent: bool = False) -> None:
+        """Cut the wire until `mend`.
+
+        Args:
+            silent: As if a plug was pulled on the way: nothing comes through, and nobody is told.
+                Connections that are open, or opened meanwhile, stay so, and what was sent on them
+                arrives when the plug is in again. Else they are reset, as by a server that ends.
+        """
         with self._lock:
-            self._whole = False
+            self._whole, self._silent = False, silent
+            if silent:
+                self._mended.clear()
+                return
             for each in self._open:
                 _reset(each)
 
     def mend(self) -> None:
-        """Put the plug in again."""
+        """Make it whole again."""
         with self._lock:
             self._whole = True
+            self._mended.set()
 
     def _accept(self) -> None:
         while not self._ended.is_set():
@@ -75,13 +89,14 @@ class Wire:
         family = socket.AF_UNIX if isinstance(self._to, str) else socket.AF_INET
         with client, socket.socket(family) as server:
             with self._lock:
-                if not self._whole:
+                if not self._whole and not self._silent:
                     _reset(client)
                     return
                 self._open |= {client, server}
             try:
                 with suppress(OSError):
                     client.settimeout(None)
+                    self._mended.wait()
                     server.connect(self._to)
                     self._forward(client, server)
             finally:
@@ -94,7 +109,9 @@ class Wire:
         reading = [client, server]
         while reading:
             for each in select.select(reading, [], [])[0]:
-                if data := each.recv(_CHUNK):
+                data = each.recv(_CHUNK)
+                self._mended.wait()
+                if data:
                     if each is client and self.delay:
                         time.sleep(self.delay)
                     other[each].sendall(data)

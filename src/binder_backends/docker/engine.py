@@ -31,6 +31,7 @@ _SCHEMES: Final = (_UNIX, "tcp://", "http://", "https://")
 _HEADER_BYTES: Final = 8
 _OPEN_WITHIN: Final = 60.0
 """Seconds in which a log must begin; it may take as long as it likes to end."""
+_MOST_READ_BYTES: Final = 2**20
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=60.0, sock_connect=10.0)
 
 Inspected = dict[str, Any]
@@ -306,10 +307,10 @@ class Engine:
         Args:
             container: Its name or id.
             files: Contents by absolute path.
-            folders: Folders, outermost first, to make or to take over: ``owner`` alone gets in.
-                (The engine makes others that are missing, open to all.)
+            folders: Folders, outermost first, to make or to take over: who may read the files gets
+                in. (The engine makes others that are missing, open to all.)
             owner: The id of the user and group that owns files and folders.
-            mode: Of the files.
+            mode: Of the files: for ``owner`` alone, or for all to read.
 
         Raises:
             NotThere: There is no such container.
@@ -319,16 +320,28 @@ class Engine:
             await there.put_archive("/", _archive(files, folders, owner, mode))
 
     async def read_file(self, container: str, path: str) -> bytes | None:
-        """Return what is in a file of a container, running or not; None if there is none."""
+        """Return what is in a file of a container, running or not.
+
+        None if there is none that can be read here: what is there may be a link, or have no end,
+        for it comes from a repository.
+        """
+        head = bytearray()
         try:
             with self.faults("A file of the container"):
-                archive = await self.docker.containers.container(container).get_archive(path)
+                # Not `DockerContainer.get_archive`: that holds all there is in memory.
+                async with self.docker._query(  # noqa: SLF001 - as above
+                    f"containers/{container}/archive", params={"path": path}
+                ) as response:
+                    try:
+                        while len(head) <= _MOST_READ_BYTES:
+                            if not (piece := await response.content.readany()):
+                                break
+                            head += piece
+                    finally:
+                        response.close()
         except NotThere:
             return None
-        with archive:
-            member = archive.next()
-            file = archive.extractfile(member) if member is not None else None
-            return file.read() if file is not None else None
+        return _first_file(bytes(head))
 
     # -- Logs --------------------------------------------------------------------------------
 
@@ -429,11 +442,24 @@ def _take_pieces(buffer: bytearray) -> list[tuple[int, bytes]]:
     return [(stream, bytes(data)) for stream, data in pieces]
 
 
+def _first_file(archive: bytes) -> bytes | None:
+    """Return what is in the regular file that an archive, cut off maybe, begins with."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as opened:
+            member = opened.next()
+            if member is None or not member.isreg() or member.size > len(archive):
+                return None
+            file = opened.extractfile(member)
+            return file.read() if file is not None else None
+    except tarfile.TarError:
+        return None
+
+
 def _archive(files: Mapping[str, bytes], folders: Iterable[str], owner: int, mode: int) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for path in folders:
-            archive.addfile(_member(path, tarfile.DIRTYPE, 0o700, owner))
+            archive.addfile(_member(path, tarfile.DIRTYPE, 0o755 if mode & 0o004 else 0o700, owner))
         for path, content in files.items():
             member = _member(path, tarfile.REGTYPE, mode, owner)
             member.size = len(content)

@@ -34,6 +34,8 @@ class EnginePlugin(Plugin, ABC):
         self._registry = Registry(registry)
         self._label = label
         self._stuck: dict[str, str] = {}
+        self._settled: set[str] = set()
+        """Containers, by id, that need not be looked at again while they run."""
         self._sweep_every = max(1.0, sweep_every)
         self._stack = contextlib.AsyncExitStack()
 
@@ -72,7 +74,9 @@ class EnginePlugin(Plugin, ABC):
             BackendUnavailable: The engine broke.
         """
         found = await self._engine.containers(self._label)
-        names = [str(listed.get("Id"))[:12] for listed in found]
+        containers = [str(listed.get("Id")) for listed in found]
+        self._settled.intersection_update(containers)
+        names = [container[:12] for container in containers]
         for name, listed in zip(names, found, strict=True):
             try:
                 await self.tidy(listed)

@@ -50,7 +50,8 @@ class DockerLaunchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     allow_origin: str = ""
     """The origin whose pages may talk to the servers, ``*`` for any; empty: none."""
     start_timeout: float = 120.0
-    """Seconds in which a server has to answer; pulling its image does not count."""
+    """Seconds in which a server has to answer. Pulling its image does not count; it does for
+    ``limits.launch_timeout``."""
     idle_timeout: float = 3600.0
     """Seconds without activity after which a kernel, and then its server, ends itself; 0: never."""
     keep_ended_for: float = 60.0

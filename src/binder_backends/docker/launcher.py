@@ -27,6 +27,7 @@ from binder_backends.docker.servers import (
     SERVER_LABEL,
     TOKEN_FILE,
     Server,
+    names_user,
     probed_host,
     read_server,
     server_config,
@@ -50,8 +51,9 @@ _REFUSING: Final = 3.0
 _FIND_WITHIN: Final = 60.0
 _REMOVE_WITHIN: Final = 20.0
 _SWEEP_EVERY: Final = 20.0
-_NEVER_STARTED: Final = 600.0
-"""Seconds after which a container that was not started never will be."""
+_FORGOTTEN: Final = 600.0
+"""Seconds after which whoever made a container, or waits for its server, has died."""
+_MOST_TOLD: Final = 1000
 _LINES: Final = 10
 _LINE_CHARS: Final = 400
 
@@ -70,6 +72,9 @@ class DockerLauncher(EnginePlugin):
         super().__init__(settings.host, settings.registry, label=SERVER_LABEL, sweep_every=every)
         self._settings = settings
         self._under_way: dict[str, set[anyio.CancelScope]] = {}
+        # Launches that were told that their server is waited for. Said again after each broken
+        # connection it would pass for word from the server, and the launch be tried for ever.
+        self._told: dict[str, None] = {}
         self._version = ""
 
     async def check(self) -> None:
@@ -96,7 +101,13 @@ class DockerLauncher(EnginePlugin):
         with anyio.CancelScope() as scope:
             scopes.add(scope)
             try:
-                return await self._launch(request, report)
+                url = await self._launch(request, report)
+            except LaunchFailed:
+                self._told.pop(request.name, None)
+                raise
+            else:
+                self._told.pop(request.name, None)
+                return url
             finally:
                 scopes.discard(scope)
                 if not scopes:
@@ -110,6 +121,7 @@ class DockerLauncher(EnginePlugin):
             for scope in scopes:
                 scope.cancel()
             await anyio.sleep(_FAST)
+        self._told.pop(request.name, None)
         with anyio.CancelScope(shield=True):
             server = await self._server(request.name)
             if server is not None:
@@ -163,13 +175,20 @@ class DockerLauncher(EnginePlugin):
                     # here can be done twice.
                     server = await self._start(server, request)
             if server is not None:
-                report.line("Waiting for the notebook server to answer")
+                self._tell_waiting(request.name, report)
                 return server
             await anyio.sleep(_FAST)
         raise BackendUnavailable(
             f"The container {request.name} cannot be started, nor removed: look at it on the Docker"
             " engine, and remove it."
         )
+
+    def _tell_waiting(self, name: str, report: LaunchReport) -> None:
+        if name not in self._told:
+            while len(self._told) >= _MOST_TOLD:
+                del self._told[next(iter(self._told))]
+            self._told[name] = None
+            report.line("Waiting for the notebook server to answer")
 
     async def _create(self, request: LaunchRequest, image: Inspected) -> Server | None:
         """Create the container; return None where another process was first."""
@@ -202,16 +221,21 @@ class DockerLauncher(EnginePlugin):
 
     async def _give_token(self, server: Server, request: LaunchRequest) -> None:
         """Put the token where the server, and whoever uses it, can read it."""
-        passwd = await self._engine.read_file(server.container, "/etc/passwd") or b""
-        owner = user_of(server.user, passwd)
-        if owner is None:
+        passwd: bytes | None = b""
+        if names_user(server.user):
+            passwd = await self._engine.read_file(server.container, "/etc/passwd")
+        owner, mode = user_of(server.user, passwd or b""), 0o400
+        if owner is None and passwd is not None:
             raise LaunchFailed(
                 f"The image {request.image} runs as the user {server.user!r}, whom it does not"
                 " have. Correct the USER of its Dockerfile."
             )
+        if owner is None:
+            # The engine knows the id, but does not tell it. In the container there is nobody else.
+            owner, mode = 0, 0o444
         files = {TOKEN_FILE: request.token.encode()}
         await self._engine.put_files(
-            server.container, files, folders=[FOLDER], owner=owner, mode=0o400
+            server.container, files, folders=[FOLDER], owner=owner, mode=mode
         )
 
     def _raise_for(self, error: DockerError, request: LaunchRequest) -> None:
@@ -225,6 +249,8 @@ class DockerLauncher(EnginePlugin):
                 f"The Docker engine's machine has no address {self._settings.address}: set address"
                 " to one that it has."
             ) from error
+        if "no space left on device" in lower:
+            raise error  # the disk is nothing of the image's
         if "docker-init" in lower:
             raise BackendUnavailable(
                 "The Docker engine lacks its program docker-init: install it (the package tini)."
@@ -249,8 +275,8 @@ class DockerLauncher(EnginePlugin):
             found = await self._engine.image(name)
         if found is None:
             raise LaunchFailed(
-                f"The image {name} is not on the Docker engine any more. Build it again, or set"
-                " pull = true if it is in a registry."
+                f"The image {name} is not on the Docker engine any more. Set pull = true for the"
+                " launcher if builds push to a registry; else build it again."
             )
         return found
 
@@ -298,7 +324,7 @@ class DockerLauncher(EnginePlugin):
                 raise LaunchFailed("The notebook server was ended before it answered.")
             if now.over:
                 raise await self._failed(now, request.token, self._why(now))
-            if status == 200 and now.port == server.port:
+            if status == 200 and now.port == server.port and await self._asks(host, now.port):
                 if not now.restarts:
                     await self._let_restart(now)
                 return server_url(settings, now.port, this_machine=socket.gethostname())
@@ -317,6 +343,23 @@ class DockerLauncher(EnginePlugin):
                 )
             await anyio.sleep(delay)
             delay = min(delay * 1.5, _SLOW)
+
+    async def _asks(self, host: str, port: int) -> bool:
+        """Return whether the server turns away who has no token; not if it does not answer now.
+
+        Raises:
+            LaunchFailed: It takes everybody.
+        """
+        status = 0
+        with anyio.move_on_after(_PROBE):
+            status = await api_status(host, port)
+        if status == 200:
+            raise LaunchFailed(
+                "The notebook server asks nobody for its token: the image turns that off, with"
+                " c.IdentityProvider.token or c.ServerApp.token in a configuration of Jupyter's."
+                " Remove that setting."
+            )
+        return status != 0
 
     async def _let_restart(self, server: Server) -> None:
         try:
@@ -377,8 +420,10 @@ class DockerLauncher(EnginePlugin):
             await anyio.sleep(_SLOW)
 
     async def tidy(self, listed: Inspected) -> None:
-        """Remove the container of a server that ended long enough ago; see `sweep`."""
-        if listed["State"] in ("running", "restarting", "paused"):
+        """Remove the container of a server that nobody can want any more; see `sweep`."""
+        if listed["State"] in ("restarting", "paused"):
+            return
+        if listed["State"] == "running" and listed["Id"] in self._settled:
             return
         try:
             server = read_server(await self._engine.inspect(listed["Id"]))
@@ -386,10 +431,20 @@ class DockerLauncher(EnginePlugin):
             return
         if server is None:
             return
-        now = time.time()
-        forgotten = server.fresh and now - server.created > _NEVER_STARTED
-        if forgotten or (server.over and now - server.ended > self._settings.keep_ended_for):
-            await self._engine.remove(server.container, force=False)
+        if server.restarts:
+            self._settled.add(listed["Id"])
+        if self._is_left(server, time.time()):
+            await self._engine.remove(server.container, force=not (server.over or server.fresh))
+
+    def _is_left(self, server: Server, now: float) -> bool:
+        """Return whether nobody can want a server any more."""
+        if server.over:
+            return now - server.ended > self._settings.keep_ended_for
+        if server.fresh:
+            return now - server.created > _FORGOTTEN
+        # One that never answered: who waited for it would have removed it.
+        patience = max(_FORGOTTEN, 2 * self._settings.start_timeout)
+        return not server.restarts and now - max(server.created, server.started) > patience
 
 
 class _PortTaken(Exception):

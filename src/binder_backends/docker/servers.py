@@ -12,7 +12,7 @@ from binder_backends.containers import byte_size
 from binder_backends.docker.engine import Inspected
 from binder_backends.docker.launch_settings import DockerLaunchSettings
 from binder_backends.docker.runs import engine_time
-from binder_backends.jupyter import idle_arguments
+from binder_backends.jupyter import both, idle_arguments
 from binder_backends.runner.text import strip_userinfo
 from binder_core.plugin import LaunchRequest
 
@@ -32,11 +32,10 @@ _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked
 # What there is differs from image to image, so it is found out in the container.
 _FIRST_OF: Final = """\
 for program in jupyter-lab jupyter-notebook jupyter-server; do
-  if command -v "$program" >/dev/null; then exec "$program" "$@"; fi
+  if command -v "$program" >/dev/null 2>&1; then exec "$program" "$@"; fi
 done
 echo "There is no jupyter-lab, jupyter-notebook or jupyter-server in this image." >&2
-exit 127
-"""
+exit 127"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,9 @@ class Server:
     exit_code: int
     out_of_memory: bool
     restarts: bool
-    """Whether the engine starts it again when it crashes."""
+    """Whether the engine starts it again when it crashes; not before it has answered once."""
+    started: float
+    """When it was started last; 0: never."""
     ended: float
     """When it ended; seconds since the epoch, 0 if it has not."""
     created: float
@@ -75,20 +76,23 @@ class Server:
 def read_server(said: Inspected) -> Server | None:
     """Return the server that an inspected container is, None if it is none of ours."""
     labels = said["Config"].get("Labels") or {}
-    if SERVER_LABEL not in labels:
+    name = said["Name"].removeprefix("/")
+    # The label alone is no proof: whoever builds an image may give it one.
+    if labels.get(SERVER_LABEL) != name:
         return None
     state = said["State"]
     over = state["Status"] in ("exited", "dead", "removing")
     policy = said["HostConfig"].get("RestartPolicy") or {}
     return Server(
         container=said["Id"],
-        name=said["Name"].removeprefix("/"),
+        name=name,
         state=state["Status"],
         port=_published(said),
         user=said["Config"].get("User") or "",
         exit_code=state.get("ExitCode") or 0,
         out_of_memory=bool(state.get("OOMKilled")),
         restarts=policy.get("Name") == RESTARTS["Name"],
+        started=0.0 if state["Status"] == "created" else engine_time(state.get("StartedAt", "")),
         ended=engine_time(state.get("FinishedAt", "")) if over else 0.0,
         created=engine_time(said["Created"]),
     )
@@ -181,10 +185,16 @@ def _command(
     if root:
         arguments.append("--allow-root")
     if settings.allow_origin:
-        arguments.append(f"--ServerApp.allow_origin={settings.allow_origin}")
+        arguments += both("allow_origin", settings.allow_origin)
     arguments += idle_arguments(settings.idle_timeout if idle_timeout is None else idle_timeout)
     first = settings.command or ("sh", "-c", _FIRST_OF, "jupyter")
     return [*first, *arguments]
+
+
+def names_user(user: str) -> bool:
+    """Return whether an image names its user by a name: only its ``/etc/passwd`` has the id."""
+    name = user.partition(":")[0]
+    return bool(name) and not name.isdecimal()
 
 
 def user_of(user: str, passwd: bytes) -> int | None:

@@ -26,8 +26,9 @@ class JupyterHubSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     user: str = ""
     """The hub's user whose named servers all launches are; empty: a temporary user for each
     launch. With it people log in to the hub, as this user."""
-    start_timeout: _Seconds = 300.0
-    """Seconds in which a server has to be ready."""
+    start_timeout: _Seconds = 270.0
+    """Seconds in which a server has to be ready. Below ``limits.launch_timeout``, or only that it
+    took too long is told, and not by whom."""
     request_timeout: _Seconds = 30.0
     """Seconds of silence after which the hub is taken to be out of reach. It says something every
     8 s while a server starts, and answers the request for one within its ``slow_spawn_timeout``."""

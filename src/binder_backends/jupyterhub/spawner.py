@@ -39,15 +39,19 @@ TOKEN_PATH: Final = "/etc/binder/token"  # noqa: S105 - where it is, not what
 
 # What an image is called: a registry's host, a path, a tag, a digest.
 _IMAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,511}")
+# What Binder itself puts behind its prefix, and nothing else: "binder-" alone is what a registry's
+# host, or the name of somebody else's account, may begin with, too.
+_OWN: Final = re.compile(r"[a-z0-9-]*-[0-9a-f]{6}:[^/:@\s]+")
 _TOKEN: Final = re.compile(r"[!-~]{8,512}")
 _LONGEST: Final = 10 * 365 * 86400.0
 _LINE: Final = re.compile(r"[^\x00-\x1f\x7f]{0,4096}")
 
+# This, and `_idle`, the Docker launcher has as well: a test holds them equal.
 _START: Final = """\
-for app in jupyter-lab jupyter-notebook jupyter-server; do
-  if command -v "$app" >/dev/null 2>&1; then exec "$app" "$@"; fi
+for program in jupyter-lab jupyter-notebook jupyter-server; do
+  if command -v "$program" >/dev/null 2>&1; then exec "$program" "$@"; fi
 done
-echo "There is no Jupyter server in this image." >&2
+echo "There is no jupyter-lab, jupyter-notebook or jupyter-server in this image." >&2
 exit 127"""
 
 
@@ -60,7 +64,7 @@ class BinderMixin(Configurable):  # type: ignore[misc] # traitlets is the hub's,
     binder_image_prefix = Unicode(
         "",
         config=True,
-        help="Images whose names begin with it may be started: Binder's builder.image_prefix.",
+        help="Images that Binder named with this prefix, its builder.image_prefix, may be started.",
     )
     binder_image_pattern = Unicode(
         "",
@@ -173,7 +177,9 @@ class BinderMixin(Configurable):  # type: ignore[misc] # traitlets is the hub's,
                 "This hub starts no image: its operator has to set BinderMixin.binder_image_prefix."
             )
         if isinstance(image, str) and _IMAGE.fullmatch(image):
-            if prefix and image.startswith(prefix):
+            # As it stands in the names that Binder gives.
+            head = prefix.replace("_", "-").lower()
+            if head and image.startswith(head) and _OWN.fullmatch(image, len(head)):
                 return image
             if pattern and re.fullmatch(pattern, image):
                 return image
@@ -265,23 +271,46 @@ class _SecretHook:
             "metadata": {"name": name, "ownerReferences": [owner]},
             "data": {"token": base64.b64encode(spawner.binder_token.encode()).decode()},
         }
-        from kubernetes_asyncio.client import ApiException  # noqa: PLC0415 - as above
+        # As above.
+        from aiohttp import ClientError  # noqa: PLC0415
+        from kubernetes_asyncio.client import ApiException  # noqa: PLC0415
 
+        delay, deadline = 0.1, time.monotonic() + spawner.start_timeout
         while True:
             try:
-                await spawner.api.create_namespaced_secret(spawner.namespace, manifest)
-            except ApiException as error:
-                if error.status != 409:
+                asked = _made_secret(spawner, manifest)
+                if await asyncio.wait_for(asked, spawner.k8s_api_request_timeout):
+                    return
+            except (ApiException, ClientError, TimeoutError) as error:
+                # The pod is there already: an API server that restarts, or has too much to do, must
+                # not be its end.
+                status = error.status if isinstance(error, ApiException) else 0
+                if (status != 429 and 400 <= status < 500) or time.monotonic() > deadline:
                     raise
-            else:
-                return
-            # That of the pod before, whose end Kubernetes has not seen to yet.
-            try:
-                await spawner.api.delete_namespaced_secret(name, spawner.namespace)
-            except ApiException as error:
-                if error.status != 404:
-                    raise
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, 3.0)
+
+
+async def _made_secret(spawner: Any, manifest: dict[str, Any]) -> bool:
+    """Return whether a Secret was made; if not, that of the pod before is removed.
+
+    Kubernetes has not seen to the end of that pod yet.
+    """
+    from kubernetes_asyncio.client import ApiException  # noqa: PLC0415 - as above
+
+    try:
+        await spawner.api.create_namespaced_secret(spawner.namespace, manifest)
+    except ApiException as error:
+        if error.status != 409:
+            raise
+    else:
+        return True
+    try:
+        await spawner.api.delete_namespaced_secret(manifest["metadata"]["name"], spawner.namespace)
+    except ApiException as error:
+        if error.status != 404:
+            raise
+    return False
 
 
 def _secret_name(pod: str) -> str:
