@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from types import TracebackType
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final, Literal, Self
 
 import anyio
 import msgspec
@@ -25,10 +25,10 @@ from binder_backends.kubernetes.manifest import (
     ending,
     engine_of,
     pod_of,
-    repo_hash,
     secret_of,
 )
 from binder_backends.kubernetes.pods import Pod, why_it_ended, why_it_failed
+from binder_backends.kubernetes.quotas import Quotas
 from binder_backends.kubernetes.settings import KubernetesSettings
 from binder_backends.kubernetes.watching import Pods
 from binder_backends.registry import Registry
@@ -62,8 +62,6 @@ _WHY_WITHIN: Final = 10.0
 _NODE_IS_LATE: Final = 10.0
 """Seconds beyond its time after which a pod that was deleted is not waited for any longer."""
 _TIDY_EVERY: Final = 30.0
-_LOOK: Final = 5.0
-"""Seconds after which a quota that was used up is tried again where no pod of ours has changed."""
 
 
 class KubernetesBuilder(Plugin):
@@ -82,6 +80,7 @@ class KubernetesBuilder(Plugin):
         self._settings = settings
         self._cluster = Cluster(settings)
         self._pods = Pods(self._cluster, outage=settings.outage)
+        self._quotas = Quotas(settings, self._pods)
         self._registry = Registry(settings.registry)
         self._stack = AsyncExitStack()
         self._version = ""
@@ -212,54 +211,45 @@ class KubernetesBuilder(Plugin):
 
     async def _find_or_start(self, request: BuildRequest, report: Report) -> Pod | None:
         """Return the pod of the run to report, None if there is nothing to report."""
-        deadline = anyio.current_time() + self._settings.pending_timeout
-        told = ""
-        while True:
-            found = await self._cluster.pod(request.name)
-            if found is not None:
-                pod = self._pods.learn(found)
-                if not pod.over or (pod.uid == request.follow and await self._good(pod, request)):
-                    await self._give_secret(found, request)
-                    return pod
-            if request.image_exists:
-                return None
-            if await self.exists(request.image):
-                return None
-            trouble = await self._quota(request)
-            if not trouble:
+        with self._quotas.turn(request, report) as turn:
+            while True:
+                found = await self._cluster.pod(request.name)
+                if found is not None:
+                    pod = self._pods.learn(found)
+                    if not pod.over or (
+                        pod.uid == request.follow and await self._good(pod, request)
+                    ):
+                        await self._give_secret(found, request)
+                        return pod
+                if request.image_exists or await self.exists(request.image):
+                    return None
+                if not turn.taken and await turn.wait():
+                    continue  # much may have happened
                 if found is not None:
                     await self._make_way(self._pods.learn(found), report)
-                started = await self._start(request)
-                if isinstance(started, Pod):
-                    return started
-                if not started:
-                    continue
-                trouble = started
-            if trouble != told:
-                told = trouble
-                report.waiting(f"{told}\n")
-            if anyio.current_time() > deadline:
-                raise BuildFailed(
-                    f"The build could not be started within {self._settings.pending_timeout:g} s."
-                    f" {trouble} Ask again later."
-                )
-            await self._pods.change(_LOOK)
+                match await self._start(request):
+                    case Pod() as started:
+                        turn.accepted()
+                        return started
+                    case "used up":
+                        turn.refused()
+                        await turn.wait()
 
     async def _good(self, pod: Pod, request: BuildRequest) -> bool:
         """Return whether what a pod that has ended would tell is still so."""
         return pod.phase != "Succeeded" or await self.exists(request.image)
 
-    async def _start(self, request: BuildRequest) -> Pod | str:
-        """Create the pod; return why it cannot be, nothing where somebody else was first."""
+    async def _start(self, request: BuildRequest) -> Pod | Literal["there", "used up"]:
+        """Create the pod, unless somebody else was first or a quota of the cluster is used up."""
         plan = await self._plan(request)
         name = f"{request.name[:50].rstrip('-')}-{secrets.token_hex(5)}"
         try:
             created = await self._cluster.create_pod(pod_of(self._settings, request, plan, name))
         except Exists:
-            return ""
+            return "there"
         except Denied as error:
             if error.quota:
-                return "The cluster's quota for builds is used up."
+                return "used up"
             raise
         pod = self._pods.learn(created)
         await self._cluster.create_secret(secret_of(created, plan))
@@ -321,24 +311,7 @@ class KubernetesBuilder(Plugin):
             return await self._pods.look(pod)
         return self._pods.learn(changed)
 
-    # -- Limits and housekeeping -------------------------------------------------------------
-
-    async def _quota(self, request: BuildRequest) -> str:
-        """Return why the build has to wait for others, empty if it need not.
-
-        It is counted from the cluster, without a lock: servers that start builds in the same moment
-        may exceed it by one each.
-        """
-        settings = self._settings
-        if not settings.max_builds and not settings.max_builds_per_repo:
-            return ""
-        live = [pod for pod in await self._pods.there() if not pod.over]
-        if settings.max_builds and len(live) >= settings.max_builds:
-            return f"{len(live)} builds are under way, and no more may be."
-        of_repo = sum(pod.repo == repo_hash(request.repo_url) for pod in live)
-        if settings.max_builds_per_repo and of_repo >= settings.max_builds_per_repo:
-            return f"{of_repo} builds of this repository are under way, and no more may be."
-        return ""
+    # -- Housekeeping -------------------------------------------------------------
 
     async def _keep_tidy(self) -> None:
         """Remove what ended long ago, whichever server started it."""

@@ -101,9 +101,13 @@ class Pods:
             self._forget(pod.uid)
         if bell := self._bells.pop(pod.uid, None):
             bell.set()
+        self.ring()
+        return pod
+
+    def ring(self) -> None:
+        """Let those who wait for a change look again."""
         self._change.set()
         self._change = anyio.Event()
-        return pod
 
     def _forget(self, uid: str) -> None:
         now = anyio.current_time()
@@ -132,6 +136,10 @@ class Pods:
             self._check_outage()
             with anyio.move_on_after(_LOOK_AGAIN):
                 await self._listed.wait()
+        return self.known()
+
+    def known(self) -> list[Pod]:
+        """Return all pods that are there, as far as is known."""
         return [pod for pod in self._pods.values() if not pod.gone]
 
     async def change(self, within: float) -> None:
