@@ -43,8 +43,10 @@ class PlayedCluster:
         self.secrets: list[Object] = []
         self.images: set[str] = set()
         self.deleted: list[str] = []
-        self.pending = False
-        """Whether pods that are made wait for a node."""
+        self.pending: Object | None = None
+        """The status of pods that are made; None: they run."""
+        self.early: set[str] = set()
+        """Names of pods whose logs end before their nodes say that they have."""
         self._numbers = count(1)
         self._watches: list[MemoryObjectSendStream[tuple[str, Object]]] = []
 
@@ -53,6 +55,9 @@ class PlayedCluster:
     @property
     def running(self) -> int:
         return sum(one["status"]["phase"] == "Running" for one in self.objects.values())
+
+    def _runs(self, name: str) -> bool:
+        return name in self.objects and self.objects[name]["status"]["phase"] == "Running"
 
     def put(self, name: str, status: Mapping[str, Any], **metadata: Any) -> Object:
         """Have a pod of that name."""
@@ -127,13 +132,9 @@ class PlayedCluster:
         if self.running >= self.room:
             raise Denied("pods is forbidden: exceeded quota: few")
         state = {"running": {"startedAt": at(datetime.now(UTC).timestamp())}}
-        running = {
-            "phase": "Running",
-            "containerStatuses": [{"name": "build", "state": state}],
-        }
-        return self._keep(
-            {**pod, "status": {"phase": "Pending"} if self.pending else running}, "ADDED"
-        )
+        states = [{"name": "build", "state": state}]
+        running = {"phase": "Running", "containerStatuses": states}
+        return self._keep({**pod, "status": self.pending or running}, "ADDED")
 
     async def create_secret(self, secret: Object) -> None:
         await self._ask("create secrets")
@@ -180,8 +181,9 @@ class PlayedCluster:
         pieces = [encode_log(Outcome(1, built=True)), b""]
 
         async def read() -> bytes:
-            while follow and not tail and self.objects[name]["status"]["phase"] == "Running":  # noqa: ASYNC110
-                await anyio.sleep(0.001)
+            if follow and tail is None and name not in self.early:
+                while self._runs(name):  # noqa: ASYNC110 - it tells nobody
+                    await anyio.sleep(0.001)
             return pieces.pop(0)
 
         yield read

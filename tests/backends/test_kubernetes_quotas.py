@@ -96,6 +96,7 @@ async def test_quotas_hold_for_builds_that_come_in_one_moment(
 ) -> None:
     async with building([request(n) for n in range(10)], **limits) as builds:
         await until(lambda: len(builds.waiting()) == 10 - most)
+        await until(lambda: played.running == most)
         while len(builds.ended) < 10:
             await end_one(played, builds)
     assert played.most == most

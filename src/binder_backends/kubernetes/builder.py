@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import ClassVar, Final, Literal, Self
 
 import anyio
+import anyio.to_thread
 import msgspec
 
 from binder_backends.containers import BuildPlan, plan_build
@@ -26,6 +28,7 @@ from binder_backends.kubernetes.manifest import (
     engine_of,
     pod_of,
     secret_of,
+    told_of,
 )
 from binder_backends.kubernetes.pods import Pod, why_it_ended, why_it_failed
 from binder_backends.kubernetes.quotas import Quotas
@@ -62,6 +65,8 @@ _WHY_WITHIN: Final = 10.0
 _NODE_IS_LATE: Final = 10.0
 """Seconds beyond its time after which a pod that was deleted is not waited for any longer."""
 _TIDY_EVERY: Final = 30.0
+_KEEP_PENDING: Final = 300.0
+"""Seconds for which a pod is kept that was given up before it had a node."""
 
 
 class KubernetesBuilder(Plugin):
@@ -252,19 +257,37 @@ class KubernetesBuilder(Plugin):
                 return "used up"
             raise
         pod = self._pods.learn(created)
-        await self._cluster.create_secret(secret_of(created, plan))
+        try:
+            await self._cluster.create_secret(secret_of(created, plan))
+        except Denied as error:
+            if not error.quota:
+                raise
+            # Without its files it would wait in vain, and its name would not be free.
+            await self._cluster.delete_pod(pod.name, pod.uid, grace=0)
+            await self._pods.look(pod)
+            return "used up"
         return pod
 
     async def _plan(self, request: BuildRequest) -> BuildPlan:
         login = await self._registry.push_config(request.image)
         engine = engine_of(self._settings)
-        return plan_build(self._settings, request, push_config=login, engine=engine)
+        plan = partial(plan_build, self._settings, request, push_config=login, engine=engine)
+        return await anyio.to_thread.run_sync(plan)  # it reads files
 
     async def _give_secret(self, found: Object, request: BuildRequest) -> None:
         """See to it that a pod has its secret: its server may have died between the two."""
         pod = self._pods.learn(found)
-        if not pod.started and not pod.over:
-            await self._cluster.create_secret(secret_of(found, await self._plan(request)))
+        if pod.started or pod.over:
+            return
+        plan = await self._plan(request)
+        if not told_of(request, plan).items() <= pod.annotations.items():
+            return  # these are not its files
+        try:
+            await self._cluster.create_secret(secret_of(found, plan))
+        except Denied as error:
+            # A quota that is used up is asked first, also about what is there already.
+            if not error.quota:
+                raise
 
     async def _make_way(self, pod: Pod, report: Report) -> None:
         """Remove a pod that has ended, so that its name is free."""
@@ -289,7 +312,7 @@ class KubernetesBuilder(Plugin):
     async def _until_begun(self, pod: Pod, report: Report) -> Pod:
         """Return the pod when its container has started, or never will."""
         told = ""
-        patience = self._settings.pending_timeout - max(0.0, time.time() - pod.created)
+        patience = self._settings.pending_timeout - self._pods.known_for(pod)
         with anyio.move_on_after(max(0.0, patience)):
             while True:
                 pod = await self._pods.until(pod, partial(_news, told))
@@ -298,9 +321,21 @@ class KubernetesBuilder(Plugin):
                 told = pod.waiting
                 if told:
                     report.waiting(f"{told}\n")
-        why = pod.waiting or "Its node has not started it, and does not say why."
+        pod = await self._pods.look(pod)  # what is known of it may not be the latest
+        if pod.started or pod.over:
+            return pod
+        why = pod.waiting or self._no_reason(pod)
         reason = f"The build could not begin within {self._settings.pending_timeout:g} s. {why}"
         return await self._end(pod, reason)
+
+    def _no_reason(self, pod: Pod) -> str:
+        """Return why a pod may not have begun where the cluster does not say it."""
+        if not pod.scheduled:
+            return "It was given no node, and the cluster does not say why."
+        said = "Its node has not started it, and does not say why"
+        if self._settings.docker_host:
+            return f"{said}."
+        return f"{said}: is builder.kubernetes.docker_socket there, and a socket?"
 
     async def _end(self, pod: Pod, reason: str) -> Pod:
         """End a pod and keep it, with its log, for those who reconnect."""
@@ -320,17 +355,27 @@ class KubernetesBuilder(Plugin):
                 await self._tidy()
             except BackendUnavailable as error:
                 log.warning("old build pods could not be removed: %s", error.message)
+            except Exception:
+                # Whatever it was, nothing would be removed any more.
+                log.exception("housekeeping broke; it goes on")
             await anyio.sleep(_TIDY_EVERY)
 
     async def _tidy(self) -> None:
-        settings, now = self._settings, time.time()
+        settings = self._settings
         for pod in await self._pods.there():
-            if pod.over and not pod.deleting and now - pod.finished > settings.keep_builds_for:
-                await self._cluster.delete_pod(pod.name, pod.uid)
-            elif not pod.over and not pod.started:
+            if pod.over and not pod.deleting:
+                # Given up without a node, a pod stays pending as far as the cluster is concerned:
+                # it counts, and makes it look for another node.
+                pending = pod.phase == "Pending" and not pod.scheduled
+                keep = min(settings.keep_builds_for, _KEEP_PENDING if pending else math.inf)
+                if time.time() - self._pods.over_since(pod) > keep:
+                    await self._cluster.delete_pod(pod.name, pod.uid)
+                continue
+            waited = 0.0 if pod.started or pod.over else self._pods.known_for(pod)
+            if waited > settings.pending_timeout + _STOP_WITHIN:
                 # Nobody may be waiting for it any more.
-                age = now - pod.created
-                if age > settings.pending_timeout + _STOP_WITHIN:
+                pod = await self._pods.look(pod)  # noqa: PLW2901 - the same one
+                if not pod.started:
                     await self._end(pod, _NEVER_BEGAN)
 
 

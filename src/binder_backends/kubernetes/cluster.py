@@ -77,8 +77,6 @@ class Cluster:
         self._settings = settings
         self.namespace = settings.namespace
         self._client: client.ApiClient | None = None
-        self.calls = 0
-        """How many requests the API server was sent."""
 
     async def __aenter__(self) -> Self:
         """Read the configuration; asks nothing of the cluster yet.
@@ -303,7 +301,6 @@ class Cluster:
         assert self._client is not None, "the cluster is entered first"  # noqa: S101
         call: Any = self._client.call_api  # it has no types
         content = _PATCH if method == "PATCH" else "application/json"
-        self.calls += 1
         with _faults():
             response: aiohttp.ClientResponse = await call(
                 path,
