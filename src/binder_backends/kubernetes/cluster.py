@@ -87,6 +87,9 @@ class Cluster:
         configuration = client.Configuration()
         # Each log that is followed holds a connection: no upper bound.
         configuration.connection_pool_maxsize = 0
+        # Python 3.13 refuses certificates without key identifiers; many a cluster's authority,
+        # made long ago or by its provider, has none.
+        configuration.disable_strict_ssl_verification = True
         try:
             await self._configure(configuration)
         except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
@@ -329,6 +332,13 @@ def _faults() -> Iterator[None]:
         yield
     except (TimeoutError, asyncio.IncompleteReadError) as error:
         raise Outage("The cluster's API server did not answer in time.") from error
+    except aiohttp.ClientConnectorCertificateError as error:
+        cause = error.certificate_error
+        said = getattr(cause, "verify_message", "") or str(cause)
+        raise BackendUnavailable(
+            f"The certificate of the cluster's API server is not to be trusted: {said}. Is the"
+            " kubeconfig's certificate-authority the one of this cluster?"
+        ) from error
     except (aiohttp.ClientError, OSError) as error:
         raise Outage(
             "The cluster's API server cannot be reached. Is it running, and is the kubeconfig"
