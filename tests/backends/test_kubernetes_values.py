@@ -379,6 +379,9 @@ def test_the_end_is_told_as_what_it_is(pod: dict[str, Any], words: str) -> None:
 def test_a_pod_that_was_deleted_says_so_unless_we_know_better() -> None:
     running = {"running": {"startedAt": "2026-11-24T12:00:01Z"}}
     assert "pod was deleted" in why_it_ended(read(said("Running", state=running), gone=True))
+    # Its node has ended it because of that.
+    for killed in (said("Failed", state=ended(137)), stock(143)):
+        assert "pod was deleted" in why_it_ended(read(killed, gone=True))
     ours = said("Running", state=running, metadata=ending("Somebody stopped it.")["metadata"])
     assert why_it_ended(read(ours, gone=True)) == "Somebody stopped it."
 

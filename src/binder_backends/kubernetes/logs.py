@@ -116,7 +116,7 @@ class PodLog:
             lines = "line" if gone == 1 else "lines"
             gap = f"… the cluster has thrown away {which}{gone} {lines} of the log …\n"
             self._tell(Line(line.n - 1, gap, line.phase))
-        if line.n > self._told:
+        if line.n >= self._told:
             self._told, self._last = line.n, line.message
         self._tell(line)
 

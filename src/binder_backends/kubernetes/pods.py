@@ -174,6 +174,8 @@ def _of_the_container(pod: Pod) -> str:
             "The build could not begin: the builder image does not hold its program (exit status"
             f" {pod.exit_code}). {pod.exit_message}".rstrip()
         )
+    if pod.exit_code in _KILLED and (deleted := _of_the_deletion(pod)):
+        return deleted
     if not pod.runner and pod.exit_code not in (None, *_KILLED):
         return f"The build failed: repo2docker ended with exit status {pod.exit_code}. See its log."
     if pod.exit_code is not None:

@@ -156,9 +156,9 @@ class Turn:
         """
         with anyio.move_on_at(self._deadline):
             return await self._quotas.take(self)
+        why = self._told or "It is not known how many builds there are."
         raise BuildFailed(
-            f"The build could not be started within {self._patience:g} s. {self._told} Ask again"
-            " later."
+            f"The build could not be started within {self._patience:g} s. {why} Ask again later."
         )
 
     def accepted(self) -> None:
