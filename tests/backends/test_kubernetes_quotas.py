@@ -12,6 +12,7 @@ import pytest
 from played_cluster import PlayedCluster, play
 
 from binder_backends.kubernetes import KubernetesBuilder, KubernetesSettings, quotas
+from binder_backends.kubernetes.watching import Pods
 from binder_core.plugin import BuildFailed, BuildRequest
 from binder_core.testing import StrictReport
 
@@ -209,3 +210,28 @@ async def test_a_quota_of_the_cluster_is_tried_more_and_more_rarely(
         played.room = 3
         await until(lambda: played.running == 3)
         assert set(builds.reports) == set(played.objects)
+
+
+async def test_who_waits_does_so_in_peace_once_the_cluster_has_room(
+    played: PlayedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quotas, "_FIRST_DELAY", 0.01)
+    waits = 0
+    change = Pods.change
+
+    async def counted(pods: Pods, within: float) -> None:
+        nonlocal waits
+        waits += 1
+        await change(pods, within)
+
+    monkeypatch.setattr(Pods, "change", counted)
+    played.room = 1
+    async with building([request(n) for n in range(4)], max_builds=2) as builds:
+        await until(lambda: len(builds.waiting()) == 3)
+        played.room = 4
+        await until(lambda: played.running == 2)
+        before = waits
+        for number in range(10):
+            played.annotate(first_running(played), f"{number}")
+            await anyio.sleep(0.002)
+        assert waits - before <= 2 * 10 + 6

@@ -64,8 +64,8 @@ class Quotas:
             while trouble := await self._trouble(turn, waited=waited):
                 turn.say(trouble)
                 waited = True
-                again = self._try_at - anyio.current_time() if self._refused else _SEE_EVERY
-                await self._pods.change(min(max(again, 0.0), _SEE_EVERY))
+                again = self._try_at - anyio.current_time()
+                await self._pods.change(min(again, _SEE_EVERY) if again > 0 else _SEE_EVERY)
         finally:
             self._waiting -= 1
         return waited
