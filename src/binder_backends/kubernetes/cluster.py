@@ -54,8 +54,8 @@ class Denied(BackendUnavailable):
 
     @property
     def quota(self) -> bool:
-        """Return whether a quota is used up."""
-        return "exceeded quota" in self.message
+        """Return whether a quota is used up, or was made just now and not yet counted."""
+        return "exceeded quota" in self.message or "status unknown for quota" in self.message
 
 
 class NotYet(Exception):
