@@ -145,8 +145,42 @@ async def test_a_stream_that_stalls_in_mid_build_is_found_out() -> None:
     assert "last" in played.asked
 
 
-async def test_a_build_that_is_silent_is_left_alone() -> None:
-    played = Played([[line(1), None]], last=[line(1)])
+def stock(text: str) -> bytes:
+    """Return a line of a repo2docker's own, which has no number."""
+    return f'{{"message": "{text}\\n", "phase": "building"}}\n'.encode()
+
+
+async def test_a_stream_without_numbers_that_stalls_is_found_out() -> None:
+    whole = [stock(f"line {n}") for n in (1, 2, 3)]
+    played = Played([[*whole[:2], None], [*whole, BUILT]], last=[whole[2]])
+    told, outcome = await read(played)
+    assert told == LINES
+    assert outcome is not None
+
+
+async def test_a_stream_that_stalls_before_the_outcome_is_found_out() -> None:
+    played = Played([[*WHOLE[:3], None], [*WHOLE]], last=[BUILT])
+    told, outcome = await read(played)
+    assert told == LINES
+    assert outcome is not None
+
+
+async def test_a_stream_that_is_ended_within_a_line_tells_no_half_of_it() -> None:
+    played = Played([[line(1), line(2)[:14]], [*WHOLE]])
+    told, outcome = await read(played)
+    assert told == LINES
+    assert outcome is not None
+
+
+async def test_a_log_that_ended_within_a_line_is_told_to_its_end() -> None:
+    told, outcome = await read(Played([[b""]], whole=[line(1), b"Killed"], pod=ENDED))
+    assert told == ["line 1\n", "Killed\n"]
+    assert outcome is None
+
+
+@pytest.mark.parametrize("silent", [[line(1)], [stock("line 1")]], ids=["numbers", "none"])
+async def test_a_build_that_is_silent_is_left_alone(silent: list[Step]) -> None:
+    played = Played([[*silent, None]], last=silent)
     told: list[int] = []
     log = PodLog(
         cast("Cluster", played),
@@ -170,16 +204,55 @@ async def test_lines_that_were_rotated_away_are_said_to_be() -> None:
     assert told[1:] == ["line 7\n", "line 8\n"]
 
 
+async def test_lines_that_were_rotated_away_between_two_reads_are_said_to_be() -> None:
+    broken = Outage("The connection broke.")
+    played = Played([[line(1), line(2), broken], [line(7), line(8), BUILT]])
+    told, _ = await read(played)
+    assert told[:2] == LINES[:2]
+    assert "away 4 lines" in told[2]
+    assert told[3:] == ["line 7\n", "line 8\n"]
+
+
 async def test_the_log_of_another_pod_of_that_name_is_not_told() -> None:
     played = Played([[*WHOLE]])
     played.pod = replace(RUNNING, uid="u-2")
     assert await read(played) == ([], None)
 
 
-async def test_a_pod_that_ended_and_whose_node_does_not_answer_is_given_up() -> None:
+async def test_a_pod_whose_node_is_lost_is_given_up() -> None:
     away = Outage("The node does not answer.")
-    lost = replace(RUNNING, gone_by=1.0)
+    lost = replace(RUNNING, gone_by=1.0, reason="NodeLost")
     assert await read(Played([[away]], pod=lost)) == ([], None)
+
+
+async def test_the_log_of_a_pod_that_ended_waits_for_the_api_server() -> None:
+    played = Played([[b""]], pod=ENDED)
+    away: list[Step] = [Outage("The API server is away.")]
+    wholes = [away] * 50 + [WHOLE]
+    original = played.log
+
+    @asynccontextmanager
+    async def log(name: str, **options: Any) -> AsyncGenerator[Callable[[], Awaitable[bytes]]]:
+        played.whole = [*wholes.pop(0)]
+        async with original(name, **options) as opened:
+            yield opened
+
+    played.log = log  # type: ignore[method-assign]
+    told, outcome = await read(played)
+    assert told == LINES
+    assert outcome is not None
+
+
+async def test_the_log_of_a_pod_that_ended_is_out_of_reach_for_as_long_as_an_outage_may() -> None:
+    played = Played([[b""]], whole=[Outage("It is away.")], pod=ENDED, outage=0.05)
+    with pytest.raises(Outage):
+        await read(played)
+
+
+async def test_a_log_without_an_outcome_is_not_read_for_ever() -> None:
+    # The node has said that the pod ends, and not yet that its container has.
+    ending = replace(RUNNING, phase="Failed", reason="DeadlineExceeded")
+    assert await read(Played([[line(1)]], pod=ending)) == (["line 1\n"], None)
 
 
 async def test_a_pod_that_never_had_a_log_has_none() -> None:

@@ -76,6 +76,17 @@ def test_the_role_grants_what_the_builder_needs_and_nothing_else() -> None:
     )
 
 
+def test_the_docs_name_what_the_role_grants() -> None:
+    text = (DEPLOY.parent / "docs" / "kubernetes.md").read_text()
+    rows = text.split("## What servers may do", 1)[1].split("\n\n")[2].splitlines()[2:]
+    told, resource = [], ""
+    for row in rows:
+        first, verbs, _ = row.strip("|").split("|", 2)
+        resource = first.strip(" `") or resource
+        told += [(verb.strip(" `"), resource) for verb in verbs.split(",")]
+    assert sorted(told) == sorted(NEEDED)
+
+
 def test_nothing_is_granted_in_the_whole_cluster() -> None:
     kinds = {each["kind"] for folder in FOLDERS for each in of(folder)}
     assert not {kind for kind in kinds if kind.startswith("Cluster")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -43,6 +44,16 @@ until [ -e {RELEASE} ]; do n=$((n + 1)); say "line $n"; sleep 0.1; done
 docker tag busybox:test "$image"
 """
 """In the place of repo2docker: it does not stop talking before it may."""
+LINES = 4000
+TALKS = f"""
+for word; do case "$word" in --image-name=*) image=${{word#*=}} ;; esac; done
+for n in $(seq 1 {LINES}); do
+  printf '{{"message": "line %s of many that take some room\\n", "phase": "building"}}\n' $n >&2
+done
+until [ -e {RELEASE} ]; do sleep 0.1; done
+docker tag busybox:test "$image"
+"""
+"""It says more than the second node keeps."""
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +76,12 @@ def steady(place: Place, **options: Any) -> KubernetesSettings:
 
 def numbers(watching: Watching) -> list[int]:
     return [int(line.split()[1]) for line in watching.text if line.startswith("line ")]
+
+
+def gaps(watching: Watching) -> list[int]:
+    """Return how many lines are said to be gone, wherever that is said."""
+    found = [re.search(r"thrown away (?:the first )?(\d+) line", line) for line in watching.text]
+    return [int(gap[1]) for gap in found if gap]
 
 
 def of_node(place: Place, node: str, nodes: tuple[str, ...]) -> BuildRequest:
@@ -113,6 +130,37 @@ async def test_builds_keep_apart_or_come_home_as_is_asked(
             await off(place.release, request)
             assert await watching.end() == ""
             assert await off(place.pushed, request.image)
+
+
+async def test_lines_that_the_node_has_rotated_away_are_said_to_be(
+    kubernetes_builds: Place, second: Worker
+) -> None:
+    place, nodes = kubernetes_builds, (kubernetes_builds.cluster.worker.name, second.name)
+    request = of_node(place, second.name, nodes)
+    settings = place.settings(
+        docker_socket=SOCKET,
+        repo2docker=["sh", "-c", TALKS, "script"],
+        placement="repository",
+        nodes=nodes,
+    )
+    async with building(settings) as start, building(settings) as elsewhere:
+        watching = start(request)
+
+        async def said() -> bool:
+            return LINES in numbers(watching)
+
+        await eventually(said)
+        late = elsewhere(request)
+        await late.until_line()
+        await off(place.release, request)
+        assert await watching.end() == ""
+        assert await late.end() == ""
+    # No line is lost in silence.
+    for each in (watching, late):
+        assert len(each.text) - len(gaps(each)) + sum(gaps(each)) == max(each.report.lines)
+    assert "thrown away the first" in late.text[0]
+    told = numbers(late)
+    assert told == list(range(told[0], LINES + 1))
 
 
 async def test_a_node_that_is_away_for_a_while(kubernetes_builds: Place, second: Worker) -> None:

@@ -150,6 +150,9 @@ async def test_repo2docker_builds_and_pushes_on_an_engine_elsewhere(
     assert LOGIN["pusher"] not in told
     config = json.loads(seen)[0]
     assert config["Config"]["User"].partition(":")[0] == "1000"
+    # Whom the image does not know ssh does not work for.
+    who = ("run", "--rm", "--user=1000:1000", place.image, "id", "-un")
+    assert (await off(place.engine.docker, *who)).split() == ["builder"]
     assert not config["HostConfig"]["Privileged"]
     assert "ALL" in config["HostConfig"]["CapDrop"]
     assert not any("docker.sock" in mount["Source"] for mount in config["Mounts"])

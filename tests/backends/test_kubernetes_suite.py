@@ -58,6 +58,10 @@ class TestKubernetesBuilder(BuilderSuite):
         return await anyio.to_thread.run_sync(self.place.runs, name)
 
 
+class TestKubernetesBuilderWithoutTheRunner(TestKubernetesBuilder):
+    runner = False
+
+
 class TestKubernetesBuilderWithAnEngineElsewhere(TestKubernetesBuilder):
     @pytest.fixture(autouse=True)
     def place_of_builds(

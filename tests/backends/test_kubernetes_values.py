@@ -49,6 +49,8 @@ def test_a_pod_has_the_builds_name_and_tells_what_it_builds() -> None:
     assert told["io.binderkit/repo"] == REQUEST.repo_url
     assert told["io.binderkit/ref"] == REQUEST.ref
     assert told["io.binderkit/image"] == REQUEST.image
+    assert told["io.binderkit/content-provider"] == "Git"
+    assert made(runner=False)["metadata"]["annotations"]["io.binderkit/runner"] == "no"
     assert pod["spec"]["restartPolicy"] == "Never"
     assert pod["spec"]["automountServiceAccountToken"] is False
 
@@ -268,6 +270,13 @@ def ended(code: int, reason: str = "Error", message: str = "") -> dict[str, Any]
     }
 
 
+SHORT = (
+    "The node was low on resource: memory. Container build was using 200Mi, which exceeds its"
+    " request of 0. "
+)
+"""What a node that runs short says."""
+
+
 def taken(why: str) -> dict[str, Any]:
     """Return a pod that the control plane has deleted, as newer clusters say it."""
     return said(
@@ -276,6 +285,12 @@ def taken(why: str) -> dict[str, Any]:
         conditions=({"type": "DisruptionTarget", "status": "True", "reason": why},),
         metadata={"deletionTimestamp": "2026-11-24T12:05:00Z"},
     )
+
+
+def stock(code: int) -> dict[str, Any]:
+    """Return a pod without our runner."""
+    annotations = {"io.binderkit/runner": "no"}
+    return said("Failed", state=ended(code), metadata={"annotations": annotations})
 
 
 def test_a_pod_that_waits_for_a_node_says_why() -> None:
@@ -335,7 +350,12 @@ def test_a_pod_that_is_being_ended_is_over_and_not_yet_still() -> None:
             said("Failed", reason="Evicted", message="usage exceeds the total limit of 1Gi."),
             "wrote more .* exceeds the total limit of 1Gi.* builder.kubernetes.disk_limit",
         ),
-        (taken("DeletionByTaintManager"), "node that ran the build was lost"),
+        (
+            said("Failed", reason="Evicted", message=SHORT),
+            "evicted from its node, which ran short of a resource.*which exceeds its request",
+        ),
+        (taken("DeletionByPodGC"), "node that ran the build was lost"),
+        (taken("DeletionByTaintManager"), "is being emptied"),
         (taken("EvictionByEvictionAPI"), "is being emptied"),
         (taken("PreemptionByScheduler"), "make room for more important"),
         (taken("SomethingNew"), "pod was deleted"),
@@ -344,6 +364,8 @@ def test_a_pod_that_is_being_ended_is_over_and_not_yet_still() -> None:
         (said("Failed", state=ended(137, "OOMKilled")), "more memory than it may"),
         (said("Failed", state=ended(127)), "does not hold its program"),
         (said("Failed", state=ended(3)), "cut off .exit status 3."),
+        (stock(3), "failed: repo2docker ended with exit status 3. See its log"),
+        (stock(137), "cut off .exit status 137."),
         (said("Failed"), "does not say why"),
     ],
 )
@@ -357,6 +379,9 @@ def test_the_end_is_told_as_what_it_is(pod: dict[str, Any], words: str) -> None:
 def test_a_pod_that_was_deleted_says_so_unless_we_know_better() -> None:
     running = {"running": {"startedAt": "2026-11-24T12:00:01Z"}}
     assert "pod was deleted" in why_it_ended(read(said("Running", state=running), gone=True))
+    # Its node has ended it because of that.
+    for killed in (said("Failed", state=ended(137)), stock(143)):
+        assert "pod was deleted" in why_it_ended(read(killed, gone=True))
     ours = said("Running", state=running, metadata=ending("Somebody stopped it.")["metadata"])
     assert why_it_ended(read(ours, gone=True)) == "Somebody stopped it."
 
@@ -380,6 +405,11 @@ def test_a_node_of_which_nothing_is_heard_takes_its_pods_along() -> None:
     assert not read(quiet).over, "it may be back"
     quiet["metadata"]["deletionTimestamp"] = "2026-11-24T12:05:00Z"
     assert read(quiet).lost
+    # As newer ones say it beside that.
+    why = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
+    quiet["status"]["conditions"].append(why)
+    assert read(quiet).lost
+    assert not read(taken("DeletionByTaintManager")).lost, "whoever sets a taint takes pods away"
     assert "node that ran the build was lost" in why_it_ended(read(quiet))
 
 
@@ -387,4 +417,6 @@ def test_when_it_ended_is_known_even_without_a_container() -> None:
     assert read(said("Failed", state=ended(1))).finished == 1795521660.0
     ready = {"type": "Ready", "status": "False", "lastTransitionTime": "2026-11-24T12:00:30Z"}
     assert read(said("Failed", conditions=(ready,))).finished == 1795521630.0
-    assert read(said("Failed")).finished == read(said()).created
+    assert read(said("Failed")).finished == 0.0, "nobody knows"
+    # What is ready began then.
+    assert read(said("Running", conditions=({**ready, "status": "True"},))).finished == 0.0

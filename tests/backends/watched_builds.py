@@ -70,6 +70,10 @@ class Watching:
         return self.failure
 
     @property
+    def ended(self) -> bool:
+        return self._ended.is_set()
+
+    @property
     def text(self) -> list[str]:
         return [line.message for _, line in sorted(self.report.lines.items())]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -53,6 +54,8 @@ class Deployment:
     """What was applied."""
 
     place: Place
+    operator: str
+    """The operator's token."""
 
     def servers(self) -> list[Server]:
         """Return those that are ready and stay."""
@@ -134,7 +137,9 @@ def deployed(place: Place, server_image: str, tmp_path: Path) -> Deployment:
 
     write(place, "example", tmp_path, images=(SERVER,), adapt=adapt)
     apply(place, tmp_path, "binder")
-    return Deployment(place)
+    given = (tmp_path / "secrets.env").read_text().splitlines()
+    keys = dict(line.split("=", 1) for line in given if "=" in line and not line.startswith("#"))
+    return Deployment(place, keys["BINDER_SECURITY__OPERATOR_TOKEN"])
 
 
 async def test_clients_of_a_server_that_goes_resume_on_the_others(deployed: Deployment) -> None:
@@ -173,7 +178,34 @@ async def test_clients_of_a_server_that_goes_resume_on_the_others(deployed: Depl
     assert {event.rpartition(".")[0] for event, _ in told} == {same["metadata"]["uid"]}
     assert deployed.place.runs(same["metadata"]["name"]) == 1
     assert deployed.place.pushed(str(left[2].heard[-1].data["imageName"]))
+    check_streams(deployed, servers=3)
+    await stop_and_ask_again(deployed, staying)
     check_role(deployed)
+
+
+async def stop_and_ask_again(deployed: Deployment, server: Server) -> None:
+    """Have the operator stop a build, and somebody ask for it again."""
+    ref = secrets.token_hex(20)
+    spec = f"git/{quote('https://example.org/again', safe='')}/{ref}"
+    stopped, again = Client(spec), Client(spec)
+    async with (
+        httpx.AsyncClient(
+            base_url=server.url, params={"token": deployed.operator}, timeout=60, trust_env=False
+        ) as operator,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(stopped.listen, server)
+        await until(lambda: len(stopped.lines) > 5, within=120)
+        builds = (await operator.get("/api/builds")).raise_for_status().json()["builds"]
+        (name,) = (build["name"] for build in builds if build["ref"] == ref)
+        (await operator.delete(f"/api/builds/{name}")).raise_for_status()
+        await until(lambda: not stopped.listens, within=60)
+        assert "stopped by the operator" in stopped.heard[-1].message
+        tasks.start_soon(again.listen, server)
+        await until(lambda: len(again.lines) > 5, within=120)
+        await call(deployed.kubectl, "exec", name, "--", "touch", RELEASE)
+    assert again.heard[-1].phase == "built"
+    assert deployed.place.runs(name) == 2
 
 
 def check_pods(deployed: Deployment, server: str, build: str) -> None:
@@ -183,22 +215,41 @@ def check_pods(deployed: Deployment, server: str, build: str) -> None:
         return deployed.kubectl("exec", pod, "--", "sh", "-c", script).split()
 
     assert said(server, "id -u; touch /opt/here 2>/dev/null || echo no") == ["10001", "no"]
+    # ssh works for nobody whom the image does not know.
+    assert said(server, "id -un") == ["binder"]
     assert said(server, "touch ~/here /tmp/here && echo yes") == ["yes"]
     token = "/var/run/secrets/kubernetes.io/serviceaccount/token"
     assert said(server, f"test -e {token} && echo yes") == ["yes"]
     assert said(build, f"test -e {token} || echo no") == ["no"]
 
 
-def check_role(deployed: Deployment) -> None:
-    """Hold what servers did, as the API server has recorded it, against their role."""
-    cluster, namespace = deployed.place.cluster, deployed.place.namespace
-    assert isinstance(cluster, KubernetesCluster)
-    account = f"system:serviceaccount:{namespace}:binder"
+def requests(deployed: Deployment) -> list[Mapping[str, Any]]:
+    """Return what servers asked the API server for, as that has recorded it."""
+    cluster = deployed.place.cluster
+    account = f"system:serviceaccount:{deployed.place.namespace}:binder"
     done = [each for each in cluster.requests("") if each["user"]["username"] == account]
+    # Of one that lasts there are two records.
+    return list({each["auditID"]: each for each in done}.values())
+
+
+def check_streams(deployed: Deployment, *, servers: int) -> None:
+    """Fail unless each server has one watch and one stream of the build's log, whoever listens."""
+    for what in (("watch", "pods"), ("get", "pods/log")):
+        streams = Counter(
+            each["sourceIPs"][0]
+            for each in requests(deployed)
+            if "objectRef" in each and _what(each) == what and each["responseStatus"]["code"] == 200
+        )
+        assert list(streams.values()) == [1] * servers, (what, streams)
+
+
+def check_role(deployed: Deployment) -> None:
+    """Hold what servers did against their role: they need all of it, and nothing else."""
+    done = requests(deployed)
     assert not [each for each in done if each["responseStatus"]["code"] == 403]
     used = {_what(each) for each in done if "objectRef" in each}
-    assert ("create", "pods") in used
-    assert used <= {*NEEDED, ASKED_OF_ONESELF}
+    assert used == {*NEEDED, ASKED_OF_ONESELF}
+    account = f"system:serviceaccount:{deployed.place.namespace}:binder"
     for verb, resource in (
         ("get", "secrets"),
         ("list", "secrets"),

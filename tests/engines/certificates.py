@@ -18,10 +18,12 @@ class Authority:
 
     Args:
         name: Its own.
+        key_ids: Whether certificates say whose keys they are about, as strict readers want them to.
     """
 
-    def __init__(self, name: str = "binderkit-tests") -> None:
+    def __init__(self, name: str = "binderkit-tests", *, key_ids: bool = True) -> None:
         self._name = name
+        self._key_ids = key_ids
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._certificate = self._sign(name, self._key, authority=True)
 
@@ -67,9 +69,10 @@ class Authority:
             .not_valid_before(now - dt.timedelta(days=1))
             .not_valid_after(now + dt.timedelta(days=30))
             .add_extension(x509.BasicConstraints(authority, None), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-            .add_extension(by, critical=False)
         )
+        if self._key_ids:
+            own = x509.SubjectKeyIdentifier.from_public_key(public)
+            builder = builder.add_extension(own, critical=False).add_extension(by, critical=False)
         if authority:
             signs = dict.fromkeys(_KEY_USES, False) | {"key_cert_sign": True, "crl_sign": True}
             builder = builder.add_extension(x509.KeyUsage(**signs), critical=True)

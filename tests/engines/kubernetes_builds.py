@@ -31,9 +31,11 @@ say "Step 1/1" building
 case "$url" in
   */fails) say "no such package" building; exit 3 ;;
   */slow) until [ -e {RELEASE} ]; do sleep 0.1; done ;;
+  */long) say "$(head -c 20000 /dev/zero | tr '\\0' x)" building ;;
   */pours) for n in $(seq 1 2000); do say "line $n" building; sleep 0.01; done ;;
 esac
 head -c 1024 /dev/zero | docker import - "$image" >/dev/null
+[ -z "$push" ] || docker push "$image" >/dev/null || exit
 say "Successfully tagged $image" building
 """
 """In the place of repo2docker: it logs as that does, and makes an image in no time."""

@@ -13,11 +13,13 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -179,11 +181,26 @@ class Node:
 
 
 class NodeEngine(DockerEngine):
-    """A Docker engine on a node. Its containers reach the machine around as `NodeBridge` says."""
+    """A Docker engine on a node. Its containers reach the machine around as `NodeBridge` says.
 
-    def __init__(self, folder: Path, *, node: Node, number: int = 0) -> None:
+    Args:
+        folder: See `DockerEngine`.
+        node: Where it runs.
+        number: See `DockerEngine`.
+        log_options: What it does with containers' logs.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        node: Node,
+        number: int = 0,
+        log_options: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         super().__init__(folder, number=number)
         self._node = node
+        self._log_options = dict(log_options)
 
     @property
     def bridge(self) -> NodeBridge:
@@ -196,7 +213,7 @@ class NodeEngine(DockerEngine):
 
     def _settings(self) -> dict[str, object]:
         # Without it a pod may send to itself what it sends to a service that it is behind.
-        return {"userland-proxy": False}
+        return {"userland-proxy": False, "log-opts": self._log_options}
 
     def _within(self) -> list[str]:
         return self._node.within

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from engines import images
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 PAUSE = "pause:test"
 SOCKET = "/var/lib/docker.sock"
 """Where each node has its engine's socket."""
+ROTATED = {"max-size": "128k", "max-file": "2"}
+"""How the second one keeps logs: larger ones lose their beginnings."""
 LEASE = 8
 """Seconds for which a node is known to live; it says so again four times as often."""
 
@@ -37,12 +40,20 @@ class Worker:
         folder: Where its images are, kept from session to session.
         name: What the cluster calls it.
         number: See `NodeEngine`.
+        log_options: See `NodeEngine`.
     """
 
-    def __init__(self, folder: Path, *, name: str, number: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        number: int,
+        log_options: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.name = name
         self.node = Node(folder)
-        self.engine = NodeEngine(folder, node=self.node, number=number)
+        self.engine = NodeEngine(folder, node=self.node, number=number, log_options=log_options)
 
     def start(self) -> None:
         """Start all but the kubelet."""
@@ -129,13 +140,13 @@ def second_worker(cluster: KubernetesCluster) -> Iterator[Worker]:
     """Give the cluster another node until the block ends.
 
     With a single one nothing is ever evicted from a node that is lost: the control plane holds
-    itself for what is cut off. Its pods reach no services.
+    itself for what is cut off. Its pods reach no services, and of their logs it keeps little.
     """
     first = cluster.worker
     folder = first.engine.folder.with_name(f"{first.engine.folder.name}-second")
     folder.mkdir(exist_ok=True)
     # The block of addresses of nobody's first choice.
-    worker = Worker(folder, name="second", number=-1)
+    worker = Worker(folder, name="second", number=-1, log_options=ROTATED)
     worker.stop()
     try:
         worker.start()

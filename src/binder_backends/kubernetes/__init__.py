@@ -7,6 +7,7 @@ nothing else between them: a build is a pod that has the build's name.
 - `manifest`, `pods`: pure: what a pod and its secret look like, and what a pod says of itself;
 - `cluster`: the connection, its faults made ours;
 - `watching`: one watch for all builds of a server;
+- `quotas`: whose turn it is where builds are counted;
 - `logs`: a pod's log, read to its end across reconnects;
 - `affinity`: which node a build prefers;
 - `builder`: the plug-in.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from types import TracebackType
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final, Literal, Self
 
 import anyio
+import anyio.to_thread
 import msgspec
 
 from binder_backends.containers import BuildPlan, plan_build
@@ -25,10 +27,11 @@ from binder_backends.kubernetes.manifest import (
     ending,
     engine_of,
     pod_of,
-    repo_hash,
     secret_of,
+    told_of,
 )
 from binder_backends.kubernetes.pods import Pod, why_it_ended, why_it_failed
+from binder_backends.kubernetes.quotas import Quotas
 from binder_backends.kubernetes.settings import KubernetesSettings
 from binder_backends.kubernetes.watching import Pods
 from binder_backends.registry import Registry
@@ -62,8 +65,8 @@ _WHY_WITHIN: Final = 10.0
 _NODE_IS_LATE: Final = 10.0
 """Seconds beyond its time after which a pod that was deleted is not waited for any longer."""
 _TIDY_EVERY: Final = 30.0
-_LOOK: Final = 5.0
-"""Seconds after which a quota that was used up is tried again where no pod of ours has changed."""
+_KEEP_PENDING: Final = 300.0
+"""Seconds for which a pod is kept that was given up before it had a node."""
 
 
 class KubernetesBuilder(Plugin):
@@ -82,6 +85,7 @@ class KubernetesBuilder(Plugin):
         self._settings = settings
         self._cluster = Cluster(settings)
         self._pods = Pods(self._cluster, outage=settings.outage)
+        self._quotas = Quotas(settings, self._pods)
         self._registry = Registry(settings.registry)
         self._stack = AsyncExitStack()
         self._version = ""
@@ -212,69 +216,78 @@ class KubernetesBuilder(Plugin):
 
     async def _find_or_start(self, request: BuildRequest, report: Report) -> Pod | None:
         """Return the pod of the run to report, None if there is nothing to report."""
-        deadline = anyio.current_time() + self._settings.pending_timeout
-        told = ""
-        while True:
-            found = await self._cluster.pod(request.name)
-            if found is not None:
-                pod = self._pods.learn(found)
-                if not pod.over or (pod.uid == request.follow and await self._good(pod, request)):
-                    await self._give_secret(found, request)
-                    return pod
-            if request.image_exists:
-                return None
-            if await self.exists(request.image):
-                return None
-            trouble = await self._quota(request)
-            if not trouble:
+        with self._quotas.turn(request, report) as turn:
+            while True:
+                found = await self._cluster.pod(request.name)
+                if found is not None:
+                    pod = self._pods.learn(found)
+                    if not pod.over or (
+                        pod.uid == request.follow and await self._good(pod, request)
+                    ):
+                        await self._give_secret(found, request)
+                        return pod
+                if request.image_exists or await self.exists(request.image):
+                    return None
+                if not turn.taken and await turn.wait():
+                    continue  # much may have happened
                 if found is not None:
                     await self._make_way(self._pods.learn(found), report)
-                started = await self._start(request)
-                if isinstance(started, Pod):
-                    return started
-                if not started:
-                    continue
-                trouble = started
-            if trouble != told:
-                told = trouble
-                report.waiting(f"{told}\n")
-            if anyio.current_time() > deadline:
-                raise BuildFailed(
-                    f"The build could not be started within {self._settings.pending_timeout:g} s."
-                    f" {trouble} Ask again later."
-                )
-            await self._pods.change(_LOOK)
+                match await self._start(request):
+                    case Pod() as started:
+                        turn.accepted()
+                        return started
+                    case "used up":
+                        turn.refused()
+                        await turn.wait()
 
     async def _good(self, pod: Pod, request: BuildRequest) -> bool:
         """Return whether what a pod that has ended would tell is still so."""
         return pod.phase != "Succeeded" or await self.exists(request.image)
 
-    async def _start(self, request: BuildRequest) -> Pod | str:
-        """Create the pod; return why it cannot be, nothing where somebody else was first."""
+    async def _start(self, request: BuildRequest) -> Pod | Literal["there", "used up"]:
+        """Create the pod, unless somebody else was first or a quota of the cluster is used up."""
         plan = await self._plan(request)
         name = f"{request.name[:50].rstrip('-')}-{secrets.token_hex(5)}"
         try:
             created = await self._cluster.create_pod(pod_of(self._settings, request, plan, name))
         except Exists:
-            return ""
+            return "there"
         except Denied as error:
             if error.quota:
-                return "The cluster's quota for builds is used up."
+                return "used up"
             raise
         pod = self._pods.learn(created)
-        await self._cluster.create_secret(secret_of(created, plan))
+        try:
+            await self._cluster.create_secret(secret_of(created, plan))
+        except Denied as error:
+            if not error.quota:
+                raise
+            # Without its files it would wait in vain, and its name would not be free.
+            await self._cluster.delete_pod(pod.name, pod.uid, grace=0)
+            await self._pods.look(pod)
+            return "used up"
         return pod
 
     async def _plan(self, request: BuildRequest) -> BuildPlan:
         login = await self._registry.push_config(request.image)
         engine = engine_of(self._settings)
-        return plan_build(self._settings, request, push_config=login, engine=engine)
+        plan = partial(plan_build, self._settings, request, push_config=login, engine=engine)
+        return await anyio.to_thread.run_sync(plan)  # it reads files
 
     async def _give_secret(self, found: Object, request: BuildRequest) -> None:
         """See to it that a pod has its secret: its server may have died between the two."""
         pod = self._pods.learn(found)
-        if not pod.started and not pod.over:
-            await self._cluster.create_secret(secret_of(found, await self._plan(request)))
+        if pod.started or pod.over:
+            return
+        plan = await self._plan(request)
+        if not told_of(request, plan).items() <= pod.annotations.items():
+            return  # these are not its files
+        try:
+            await self._cluster.create_secret(secret_of(found, plan))
+        except Denied as error:
+            # A quota that is used up is asked first, also about what is there already.
+            if not error.quota:
+                raise
 
     async def _make_way(self, pod: Pod, report: Report) -> None:
         """Remove a pod that has ended, so that its name is free."""
@@ -299,7 +312,7 @@ class KubernetesBuilder(Plugin):
     async def _until_begun(self, pod: Pod, report: Report) -> Pod:
         """Return the pod when its container has started, or never will."""
         told = ""
-        patience = self._settings.pending_timeout - max(0.0, time.time() - pod.created)
+        patience = self._settings.pending_timeout - self._pods.known_for(pod)
         with anyio.move_on_after(max(0.0, patience)):
             while True:
                 pod = await self._pods.until(pod, partial(_news, told))
@@ -308,9 +321,21 @@ class KubernetesBuilder(Plugin):
                 told = pod.waiting
                 if told:
                     report.waiting(f"{told}\n")
-        why = pod.waiting or "Its node has not started it, and does not say why."
+        pod = await self._pods.look(pod)  # what is known of it may not be the latest
+        if pod.started or pod.over:
+            return pod
+        why = pod.waiting or self._no_reason(pod)
         reason = f"The build could not begin within {self._settings.pending_timeout:g} s. {why}"
         return await self._end(pod, reason)
+
+    def _no_reason(self, pod: Pod) -> str:
+        """Return why a pod may not have begun where the cluster does not say it."""
+        if not pod.scheduled:
+            return "It was given no node, and the cluster does not say why."
+        said = "Its node has not started it, and does not say why"
+        if self._settings.docker_host:
+            return f"{said}."
+        return f"{said}: is builder.kubernetes.docker_socket there, and a socket?"
 
     async def _end(self, pod: Pod, reason: str) -> Pod:
         """End a pod and keep it, with its log, for those who reconnect."""
@@ -321,24 +346,7 @@ class KubernetesBuilder(Plugin):
             return await self._pods.look(pod)
         return self._pods.learn(changed)
 
-    # -- Limits and housekeeping -------------------------------------------------------------
-
-    async def _quota(self, request: BuildRequest) -> str:
-        """Return why the build has to wait for others, empty if it need not.
-
-        It is counted from the cluster, without a lock: servers that start builds in the same moment
-        may exceed it by one each.
-        """
-        settings = self._settings
-        if not settings.max_builds and not settings.max_builds_per_repo:
-            return ""
-        live = [pod for pod in await self._pods.there() if not pod.over]
-        if settings.max_builds and len(live) >= settings.max_builds:
-            return f"{len(live)} builds are under way, and no more may be."
-        of_repo = sum(pod.repo == repo_hash(request.repo_url) for pod in live)
-        if settings.max_builds_per_repo and of_repo >= settings.max_builds_per_repo:
-            return f"{of_repo} builds of this repository are under way, and no more may be."
-        return ""
+    # -- Housekeeping -------------------------------------------------------------
 
     async def _keep_tidy(self) -> None:
         """Remove what ended long ago, whichever server started it."""
@@ -347,17 +355,27 @@ class KubernetesBuilder(Plugin):
                 await self._tidy()
             except BackendUnavailable as error:
                 log.warning("old build pods could not be removed: %s", error.message)
+            except Exception:
+                # Whatever it was, nothing would be removed any more.
+                log.exception("housekeeping broke; it goes on")
             await anyio.sleep(_TIDY_EVERY)
 
     async def _tidy(self) -> None:
-        settings, now = self._settings, time.time()
+        settings = self._settings
         for pod in await self._pods.there():
-            if pod.over and not pod.deleting and now - pod.finished > settings.keep_builds_for:
-                await self._cluster.delete_pod(pod.name, pod.uid)
-            elif not pod.over and not pod.started:
+            if pod.over and not pod.deleting:
+                # Given up without a node, a pod stays pending as far as the cluster is concerned:
+                # it counts, and makes it look for another node.
+                pending = pod.phase == "Pending" and not pod.scheduled
+                keep = min(settings.keep_builds_for, _KEEP_PENDING if pending else math.inf)
+                if time.time() - self._pods.over_since(pod) > keep:
+                    await self._cluster.delete_pod(pod.name, pod.uid)
+                continue
+            waited = 0.0 if pod.started or pod.over else self._pods.known_for(pod)
+            if waited > settings.pending_timeout + _STOP_WITHIN:
                 # Nobody may be waiting for it any more.
-                age = now - pod.created
-                if age > settings.pending_timeout + _STOP_WITHIN:
+                pod = await self._pods.look(pod)  # noqa: PLW2901 - the same one
+                if not pod.started:
                     await self._end(pod, _NEVER_BEGAN)
 
 

@@ -54,8 +54,8 @@ class Denied(BackendUnavailable):
 
     @property
     def quota(self) -> bool:
-        """Return whether a quota is used up."""
-        return "exceeded quota" in self.message
+        """Return whether a quota is used up, or was made just now and not yet counted."""
+        return "exceeded quota" in self.message or "status unknown for quota" in self.message
 
 
 class NotYet(Exception):
@@ -77,8 +77,6 @@ class Cluster:
         self._settings = settings
         self.namespace = settings.namespace
         self._client: client.ApiClient | None = None
-        self.calls = 0
-        """How many requests the API server was sent."""
 
     async def __aenter__(self) -> Self:
         """Read the configuration; asks nothing of the cluster yet.
@@ -89,6 +87,9 @@ class Cluster:
         configuration = client.Configuration()
         # Each log that is followed holds a connection: no upper bound.
         configuration.connection_pool_maxsize = 0
+        # Python 3.13 refuses certificates without key identifiers; many a cluster's authority,
+        # made long ago or by its provider, has none.
+        configuration.disable_strict_ssl_verification = True
         try:
             await self._configure(configuration)
         except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
@@ -303,7 +304,6 @@ class Cluster:
         assert self._client is not None, "the cluster is entered first"  # noqa: S101
         call: Any = self._client.call_api  # it has no types
         content = _PATCH if method == "PATCH" else "application/json"
-        self.calls += 1
         with _faults():
             response: aiohttp.ClientResponse = await call(
                 path,
@@ -332,6 +332,13 @@ def _faults() -> Iterator[None]:
         yield
     except (TimeoutError, asyncio.IncompleteReadError) as error:
         raise Outage("The cluster's API server did not answer in time.") from error
+    except aiohttp.ClientConnectorCertificateError as error:
+        cause = error.certificate_error
+        said = getattr(cause, "verify_message", "") or str(cause)
+        raise BackendUnavailable(
+            f"The certificate of the cluster's API server is not to be trusted: {said}. Is the"
+            " kubeconfig's certificate-authority the one of this cluster?"
+        ) from error
     except (aiohttp.ClientError, OSError) as error:
         raise Outage(
             "The cluster's API server cannot be reached. Is it running, and is the kubeconfig"

@@ -20,7 +20,8 @@ _SILENT: Final = 45.0
 """Seconds without a byte after which a look is taken whether the log has gone on without us: one
 that is followed can stall for good (kubernetes/kubernetes#28369)."""
 _LAST_TRIES: Final = 5
-"""How often the log of a pod that has ended is tried where its node does not give it."""
+"""How often a log without an outcome is read again where its pod ends and its container has not
+been told to have."""
 
 
 class _Stalled(Exception):
@@ -48,6 +49,7 @@ class PodLog:
         self._pod = pod
         self._tell = tell
         self._told = 0
+        self._last = ""
 
     async def outcome(self) -> Outcome | None:
         """Tell the log to its end, and return the outcome it ends with, None if there is none.
@@ -59,27 +61,31 @@ class PodLog:
         while True:
             # Before it is read: a log that is read after the end is read to its end.
             still = self._pods.now(self._pod).still
-            before = self._told
+            before, had = self._told, False
             try:
                 outcome = await self._read(follow=not still)
                 if outcome is not None or still:
                     return outcome
-                since = anyio.current_time()
+                had, since = True, anyio.current_time()
             except _Stalled:
                 continue
             except (NotThere, NotYet):
                 if still:
                     return None
+                had = True
             except BackendUnavailable:
-                # The API server or the node is away; the build goes on as far as we know.
+                # The API server or the node is away; the build goes on as far as we know, or its
+                # log is there when they are.
                 if anyio.current_time() - since > self._pods.outage:
                     raise
             if self._told > before:
                 delay, tries, since = _FIRST_DELAY, 0, anyio.current_time()
-            # Ended by its node, or its node is no more: whichever, it is not waited for for ever.
-            if (pod := await self._pods.look(self._pod)).over:
+            pod = await self._pods.look(self._pod)
+            if pod.lost or (pod.gone and not had):
+                return None  # nobody has it any more
+            if pod.over and had:
                 tries += 1
-                if tries > _LAST_TRIES or pod.lost:
+                if tries > _LAST_TRIES:
                     return None
             await anyio.sleep(delay)
             delay = min(2 * delay, _LONGEST_DELAY)
@@ -93,7 +99,9 @@ class PodLog:
                 return None
             while True:
                 piece = await self._piece(read)
-                for entry in reader.feed(piece) if piece else reader.end():
+                # One that is followed also ends where its node restarts, within a line.
+                last = reader.end() if not piece and not follow else []
+                for entry in reader.feed(piece) if piece else last:
                     if isinstance(entry, Outcome):
                         return entry
                     self._line(entry)
@@ -101,11 +109,15 @@ class PodLog:
                     return None
 
     def _line(self, line: Line) -> None:
-        if self._told == 0 and line.n > 1:
+        gone = line.n - 1 - self._told
+        if gone > 0:
             # The node has rotated the log: whoever saw these lines has them.
-            gap = f"… the cluster has thrown away the first {line.n - 1} lines of the log …\n"
+            which = "the first " if self._told == 0 else ""
+            lines = "line" if gone == 1 else "lines"
+            gap = f"… the cluster has thrown away {which}{gone} {lines} of the log …\n"
             self._tell(Line(line.n - 1, gap, line.phase))
-        self._told = max(self._told, line.n)
+        if line.n >= self._told:
+            self._told, self._last = line.n, line.message
         self._tell(line)
 
     async def _piece(self, read: Callable[[], Awaitable[bytes]]) -> bytes:
@@ -123,11 +135,16 @@ class PodLog:
 
     async def _went_on(self) -> bool:
         """Return whether the log's last line is beyond what was told of it."""
-        reader, last = LogReader(), 0
+        reader = LogReader()
+        last: Line | Outcome | None = None
         try:
             async with self._cluster.log(self._pod.name, follow=False, tail=1) as read:
                 while piece := await read():
-                    last = max([last, *(entry.n for entry in reader.feed(piece))])
+                    for entry in reader.feed(piece):
+                        last = entry
         except (BackendUnavailable, NotThere, NotYet):
             return False
-        return last > self._told
+        if last is None or isinstance(last, Outcome):
+            return last is not None
+        # A line without a number (a stock repo2docker's) is the first one here.
+        return last.n > self._told or (last.n == 1 and last.message != self._last)

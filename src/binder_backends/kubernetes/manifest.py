@@ -36,7 +36,10 @@ CONTAINER: Final = "build"
 IMAGE: Final = f"{PREFIX}/image"
 REPO: Final = f"{PREFIX}/repo"
 REF: Final = f"{PREFIX}/ref"
+PROVIDER: Final = f"{PREFIX}/content-provider"
 """Annotations that say what is built."""
+RUNNER: Final = f"{PREFIX}/runner"
+"""The annotation that says whether our runner builds it, ``yes`` or ``no``."""
 
 _GRACE: Final = 20
 """Seconds in which the runner ends what it runs, and says so."""
@@ -64,6 +67,12 @@ def engine_of(settings: KubernetesSettings) -> EngineOptions:
     return EngineOptions(settings.docker_host, certs, wait=_ENGINE_WITHIN)
 
 
+def told_of(request: BuildRequest, plan: BuildPlan) -> dict[str, str]:
+    """Return the annotations that say what a pod builds, and how."""
+    told = {key.replace(f"{PREFIX}.", f"{PREFIX}/", 1): value for key, value in plan.labels.items()}
+    return {**told, PROVIDER: request.content_provider}
+
+
 def pod_of(
     settings: KubernetesSettings, request: BuildRequest, plan: BuildPlan, secret: str
 ) -> Object:
@@ -75,7 +84,6 @@ def pod_of(
         plan: What it runs.
         secret: The name of the secret with the plan's files.
     """
-    told = {key.replace(f"{PREFIX}.", f"{PREFIX}/", 1): value for key, value in plan.labels.items()}
     spec: Object = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -112,7 +120,11 @@ def pod_of(
         "metadata": {
             "name": request.name,
             "labels": {**settings.pod_labels, **MANAGED, REPO_LABEL: repo_hash(request.repo_url)},
-            "annotations": {**settings.pod_annotations, **told, SECRET: secret},
+            "annotations": {
+                **settings.pod_annotations,
+                **told_of(request, plan),
+                SECRET: secret,
+            },
         },
         "spec": spec,
     }

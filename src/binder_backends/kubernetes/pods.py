@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from binder_backends.kubernetes.manifest import CONTAINER, ENDED, REPO_LABEL, SECRET
+from binder_backends.kubernetes.manifest import CONTAINER, ENDED, REPO_LABEL, RUNNER
 from binder_backends.runner import FROM_OUTSIDE
 
 _IMAGE_TROUBLE: Final = frozenset(
@@ -22,9 +22,11 @@ _IMAGE_TROUBLE: Final = frozenset(
 _CONFIG_TROUBLE: Final = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 )
-# The last two of the condition DisruptionTarget, which newer clusters have.
-_UNREACHABLE: Final = frozenset({"NodeLost", "DeletionByTaintManager", "DeletionByPodGC"})
+# The last one of the condition DisruptionTarget, which newer clusters have.
+_UNREACHABLE: Final = frozenset({"NodeLost", "DeletionByPodGC"})
 _NODE_LOST: Final = _UNREACHABLE | {"NodeShutdown", "Shutdown", "Terminated"}
+_KILLED: Final = (137, 143)
+"""The exit status of what got a signal to end."""
 _SHOWN: Final = 400
 
 
@@ -42,10 +44,8 @@ class Pod:
     """Why the pod as a whole is as it is: ``Evicted``, ``DeadlineExceeded``, ``NodeLost``,
     ``PreemptionByScheduler`` …"""
     message: str = ""
-    node: str = ""
     repo: str = ""
     """The hash of its repository."""
-    secret: str = ""
     ended: str = ""
     """Why it was ended from outside, by one of us."""
     annotations: Mapping[str, str] = field(default_factory=dict)
@@ -59,12 +59,14 @@ class Pod:
     """Why it does not run yet, for a person; empty where nothing is wrong."""
     started: bool = False
     """Whether its container was started: there is a log."""
+    runner: bool = True
+    """Whether our runner is what runs."""
     exit_code: int | None = None
     exit_reason: str = ""
     """``OOMKilled``, ``Error``, ``ContainerCannotRun`` …"""
     exit_message: str = ""
     finished: float = 0.0
-    """When its container ended, in seconds since 1970; 0: unknown."""
+    """When its container ended, as far as the cluster says, in seconds since 1970; 0: unknown."""
 
     @property
     def deleting(self) -> bool:
@@ -101,19 +103,17 @@ def read(pod: Mapping[str, Any], *, gone: bool = False) -> Pod:
     ended = state.get("terminated") or {}
     conditions = {one["type"]: one for one in status.get("conditions") or []}
     scheduled = conditions.get("PodScheduled") or {}
-    created = _time(metadata.get("creationTimestamp"))
     return Pod(
         name=metadata["name"],
         uid=metadata["uid"],
-        created=created,
+        created=_time(metadata.get("creationTimestamp")),
         phase=status.get("phase") or "Pending",
         reason=status.get("reason") or _disruption(conditions),
         message=_short(status.get("message")),
-        node=(pod.get("spec") or {}).get("nodeName") or "",
         repo=(metadata.get("labels") or {}).get(REPO_LABEL, ""),
-        secret=annotations.get(SECRET, ""),
         ended=annotations.get(ENDED, ""),
         annotations=annotations,
+        runner=annotations.get(RUNNER) != "no",
         gone_by=_time(metadata.get("deletionTimestamp")),
         gone=gone,
         scheduled=scheduled.get("status") == "True",
@@ -122,7 +122,7 @@ def read(pod: Mapping[str, Any], *, gone: bool = False) -> Pod:
         exit_code=ended.get("exitCode"),
         exit_reason=ended.get("reason") or "",
         exit_message=_short(ended.get("message")),
-        finished=_time(ended.get("finishedAt")) or _deadline(conditions) or created,
+        finished=_time(ended.get("finishedAt")) or _unready(conditions),
     )
 
 
@@ -142,7 +142,9 @@ def why_it_failed(pod: Pod, said: str) -> str:
 def _of_the_pod(pod: Pod) -> str:
     detail = f" The cluster says: {pod.message}" if pod.message else ""
     match pod.reason:
-        case "Evicted" if "exceed" in pod.message:
+        # A node that runs short says it of itself, and then of the container that it exceeded what
+        # it had asked for.
+        case "Evicted" if "exceed" in pod.message and not pod.message.startswith("The node "):
             return (
                 "The build wrote more to its node's disk than it may, and was evicted."
                 f"{detail} A smaller repository helps, or a larger builder.kubernetes.disk_limit."
@@ -154,7 +156,7 @@ def _of_the_pod(pod: Pod) -> str:
             )
         case "DeadlineExceeded":
             return "The build took longer than it may take, and was ended by the cluster."
-        case "EvictionByEvictionAPI":
+        case "EvictionByEvictionAPI" | "DeletionByTaintManager":
             return "The node that ran the build is being emptied. Ask again to build anew."
         case reason if reason in _NODE_LOST:
             return f"The node that ran the build was lost.{detail} Ask again to build anew."
@@ -172,6 +174,10 @@ def _of_the_container(pod: Pod) -> str:
             "The build could not begin: the builder image does not hold its program (exit status"
             f" {pod.exit_code}). {pod.exit_message}".rstrip()
         )
+    if pod.exit_code in _KILLED and (deleted := _of_the_deletion(pod)):
+        return deleted
+    if not pod.runner and pod.exit_code not in (None, *_KILLED):
+        return f"The build failed: repo2docker ended with exit status {pod.exit_code}. See its log."
     if pod.exit_code is not None:
         return (
             f"The build was cut off (exit status {pod.exit_code}) and did not say why. Ask again to"
@@ -206,18 +212,21 @@ def _waiting(waiting: Mapping[str, Any], scheduled: Mapping[str, Any]) -> str:
 def _disruption(conditions: Mapping[str, Mapping[str, Any]]) -> str:
     """Return what takes a pod away from its node, or the node from it; empty: nothing known."""
     target = conditions.get("DisruptionTarget") or {}
-    if target.get("status") == "True":
-        return target.get("reason") or ""
+    said = target.get("reason") or "" if target.get("status") == "True" else ""
+    # Any taint is meant, also one that an operator has set.
+    if said not in ("", "DeletionByTaintManager"):
+        return said
     # A node's own word on a pod is one: its containers are ready, so it is. Where they differ, the
     # control plane has said "not ready", for a node of which it hears nothing.
     ready, containers = conditions.get("Ready") or {}, conditions.get("ContainersReady") or {}
     lost = ready.get("status") == "False" and containers.get("status") == "True"
-    return "NodeLost" if lost else ""
+    return "NodeLost" if lost else said
 
 
-def _deadline(conditions: Mapping[str, Mapping[str, Any]]) -> float:
-    """Return when the pod last changed its readiness: the best there is without a container."""
-    return _time((conditions.get("Ready") or {}).get("lastTransitionTime"))
+def _unready(conditions: Mapping[str, Mapping[str, Any]]) -> float:
+    """Return when the pod ceased to be ready: the best there is without a container; 0: unknown."""
+    ready = conditions.get("Ready") or {}
+    return _time(ready.get("lastTransitionTime")) if ready.get("status") == "False" else 0.0
 
 
 def _time(text: str | None) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -22,6 +23,8 @@ _LOOK_AGAIN: Final = 20.0
 know it."""
 _FIRST_DELAY: Final = 0.25
 _LONGEST_DELAY: Final = 5.0
+_AT_ONCE: Final = 1.0
+"""Seconds within which a watch that ended, and told nothing, is none that was ended for its age."""
 _KEEP_GONE: Final = 600.0
 
 
@@ -39,6 +42,8 @@ class Pods:
         """Seconds without the API server after which those who wait are told."""
         self._pods: dict[str, Pod] = {}
         self._gone: dict[str, float] = {}
+        self._first_seen: dict[str, float] = {}
+        self._over: dict[str, float] = {}
         self._bells: dict[str, anyio.Event] = {}
         self._change = anyio.Event()
         self._listed = anyio.Event()
@@ -48,31 +53,36 @@ class Pods:
     async def run(self) -> None:
         """Keep up with the cluster, until cancelled."""
         version = ""
-        delay = _FIRST_DELAY
+        delay, expired = _FIRST_DELAY, False
         while True:
+            began, pause = anyio.current_time(), False
             try:
                 if not version:
                     version = await self._list()
                 async with aclosing(self._cluster.watch(version)) as changes:
                     async for what, found in changes:
                         self._well()
-                        delay = _FIRST_DELAY
+                        delay, expired, began = _FIRST_DELAY, False, 0.0
                         version = found["metadata"]["resourceVersion"]
                         if what != "BOOKMARK":
                             self.learn(found, gone=what == "DELETED")
                 self._well()
+                pause = anyio.current_time() - began < _AT_ONCE
             except Expired:
                 # From the same version it would expire again: list, and go on from there.
                 version = ""
+                expired, pause = True, expired
             except BackendUnavailable as error:
                 self._ill(error)
-                await anyio.sleep(delay)
-                delay = min(2 * delay, _LONGEST_DELAY)
+                pause = True
             except Exception:
                 # Whatever it was, those who wait would never hear of their pods again.
                 log.exception("the watch of build pods broke; it is begun anew")
                 version = ""
-                await anyio.sleep(_LONGEST_DELAY)
+                delay, pause = _LONGEST_DELAY, True
+            if pause:
+                await anyio.sleep(delay)
+                delay = min(2 * delay, _LONGEST_DELAY)
 
     async def _list(self) -> str:
         # What is learned while the list is made may be missing in it.
@@ -82,7 +92,8 @@ class Pods:
         for item in items:
             self.learn(item)
         for uid in before - {item["metadata"]["uid"] for item in items}:
-            self._keep(replace(self._pods[uid], gone=True))
+            if (pod := self._pods.get(uid)) is not None:  # nobody forgot it meanwhile
+                self._keep(replace(pod, gone=True))
         self._listed.set()
         return version
 
@@ -97,19 +108,29 @@ class Pods:
         if pod == known:
             return pod
         self._pods[pod.uid] = pod
+        self._first_seen.setdefault(pod.uid, anyio.current_time())
+        if pod.over:
+            # What had ended before we came has ended when the cluster says.
+            ended = pod.finished if known is None else 0.0
+            self._over.setdefault(pod.uid, ended or time.time())
         if pod.gone:
             self._forget(pod.uid)
         if bell := self._bells.pop(pod.uid, None):
             bell.set()
+        self.ring()
+        return pod
+
+    def ring(self) -> None:
+        """Let those who wait for a change look again."""
         self._change.set()
         self._change = anyio.Event()
-        return pod
 
     def _forget(self, uid: str) -> None:
         now = anyio.current_time()
         self._gone[uid] = now
         for old in [uid for uid, since in self._gone.items() if now - since > _KEEP_GONE]:
-            del self._gone[old], self._pods[old]
+            for each in (self._gone, self._pods, self._first_seen, self._over):
+                each.pop(old, None)
 
     def _well(self) -> None:
         self._lost_at = self._fault = None
@@ -132,6 +153,10 @@ class Pods:
             self._check_outage()
             with anyio.move_on_after(_LOOK_AGAIN):
                 await self._listed.wait()
+        return self.known()
+
+    def known(self) -> list[Pod]:
+        """Return all pods that are there, as far as is known."""
         return [pod for pod in self._pods.values() if not pod.gone]
 
     async def change(self, within: float) -> None:
@@ -147,6 +172,15 @@ class Pods:
     def now(self, pod: Pod) -> Pod:
         """Return what is known of a pod now."""
         return self._pods.get(pod.uid, pod)
+
+    def known_for(self, pod: Pod) -> float:
+        """Return for how many seconds a pod has been known here: no clock but ours has a say."""
+        now = anyio.current_time()
+        return now - self._first_seen.get(pod.uid, now)
+
+    def over_since(self, pod: Pod) -> float:
+        """Return when a pod was over, in seconds since 1970: as was seen, else as it says."""
+        return self._over.get(pod.uid) or pod.finished or time.time()
 
     def said(self, pod: Pod, *, built: bool) -> Pod:
         """Take note that a pod's log has ended with its outcome: the cluster will say so later."""
@@ -184,6 +218,7 @@ class Pods:
         except Outage as error:
             self._ill(error)
             return self.now(pod)
+        self._well()
         if found is None or found["metadata"]["uid"] != pod.uid:
             return self._keep(replace(self.now(pod), gone=True))
         return self.learn(found)
