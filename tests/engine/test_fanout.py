@@ -51,7 +51,8 @@ async def test_a_build_that_pours_is_told_in_few_writes(watchers: int) -> None:
         assert len(stream) <= 4 + LINES // ENOUGH
     # A batch is made once, not once for each who reads it; `ready` is each one's own.
     of_build = {id(batch) for stream in came for batch in stream[:-1]}
-    assert len(of_build) <= 6 + LINES // ENOUGH
+    # Trio wakes those of a round in any order, the builder with its next lines among them.
+    assert len(of_build) <= 2 * (6 + LINES // ENOUGH)
 
 
 async def test_a_heartbeat_is_one_write_to_each() -> None:
