@@ -13,7 +13,7 @@ these are counted.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import msgspec
 
@@ -59,6 +59,7 @@ class _Wire(msgspec.Struct, omit_defaults=True):
 _decoder = msgspec.json.Decoder(_Wire)
 _line_decoder = msgspec.json.Decoder(Line)
 _encoder = msgspec.json.Encoder()
+_SAID = LOG | {None}
 _PHASES = {phase.value: phase for phase in LOG}
 
 
@@ -84,19 +85,34 @@ class LogReader:
 
     def feed(self, data: bytes) -> list[Entry]:
         """Return the entries that `data` completes."""
-        lines = (self._rest + data).split(b"\n")
-        self._rest = lines.pop()[:MAX_LINE_BYTES]
-        entries = []
-        for line in lines:
-            if line:
-                # Mostly there is one: a comprehension would cost more than it.
-                entries.append(self._read(line[:MAX_LINE_BYTES]))  # noqa: PERF401
-        return entries
+        data = self._rest + data
+        end = data.rfind(b"\n") + 1
+        self._rest = data[end : end + MAX_LINE_BYTES]
+        if not end:
+            return []
+        whole = data[:end]
+        return self._read_lines(whole) or [
+            self._read(line[:MAX_LINE_BYTES]) for line in whole.split(b"\n") if line
+        ]
 
     def end(self) -> list[Entry]:
         """Return what a last line without a newline says: the log is complete."""
         rest, self._rest = self._rest, b""
         return [self._read(rest)] if rest else []
+
+    def _read_lines(self, whole: bytes) -> list[Entry] | None:
+        """Return lines as the runner writes them, as almost always, or None."""
+        if len(whole) > MAX_LINE_BYTES:
+            return None
+        try:
+            lines = _line_decoder.decode_lines(whole)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        for line in lines:
+            if line.phase not in _SAID:
+                return None
+            self._n = line.n
+        return cast("list[Entry]", lines)
 
     def _read(self, line: bytes) -> Entry:
         try:
