@@ -131,6 +131,15 @@ async def test_the_token_is_a_file_that_only_the_images_user_reads(
         await made.stop(asked)
 
 
+async def test_an_image_that_does_not_tell_the_id_of_its_user(engine: DockerEngine) -> None:
+    asked = request(docker_servers.linked(engine))
+    async with launching(engine) as made:
+        assert await answers(await made.launch(asked, LaunchLog()), asked)
+        said = await in_thread(engine.docker, "exec", asked.name, "id", "--user")
+        assert said.strip() == "1234"
+        await made.stop(asked)
+
+
 async def test_limits_and_rights(engine: DockerEngine, quick: str) -> None:
     asked = request(quick)
     options = {"memory_limit": "300M", "cpu_limit": 0.5, "pids_limit": 99}

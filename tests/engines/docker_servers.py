@@ -57,6 +57,12 @@ def quick(engine: DockerEngine) -> str:
     return _image(engine, "quick", "RUN useradd --uid 1234 --create-home jovyan\nUSER jovyan\n")
 
 
+def linked(engine: DockerEngine) -> str:
+    """Return a quick one in which the file that has its user's id is a link to elsewhere."""
+    more = "RUN useradd --uid 1234 jovyan && cd /etc && mv passwd there && ln -s there passwd\n"
+    return _image(engine, "linked", f"{more}USER jovyan\n")
+
+
 def slow(engine: DockerEngine) -> str:
     """Return an image whose server answers after `release`."""
     entry = json.dumps(["sh", "-c", f'{_SLOW}; exec "$@"', "entry"])
