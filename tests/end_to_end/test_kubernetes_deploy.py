@@ -204,7 +204,7 @@ async def stop_and_ask_again(deployed: Deployment, server: Server) -> None:
         tasks.start_soon(again.listen, server)
         await until(lambda: len(again.lines) > 5, within=120)
         await call(deployed.kubectl, "exec", name, "--", "touch", RELEASE)
-    assert again.heard[-1].phase == "built"
+    assert [one.phase for one in again.heard if one.phase in ("built", "failed")] == ["built"]
     assert deployed.place.runs(name) == 2
 
 
