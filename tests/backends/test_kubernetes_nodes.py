@@ -48,7 +48,7 @@ LINES = 4000
 TALKS = f"""
 for word; do case "$word" in --image-name=*) image=${{word#*=}} ;; esac; done
 for n in $(seq 1 {LINES}); do
-  printf '{{"message": "line %s of many that take some room\\n", "phase": "building"}}\n' $n >&2
+  printf '{{"message": "line %s of many that take some room\\\\n", "phase": "building"}}\n' $n >&2
 done
 until [ -e {RELEASE} ]; do sleep 0.1; done
 docker tag busybox:test "$image"

@@ -23,7 +23,10 @@ RELEASE = "/tmp/release"
 """Slow builds wait for this file in their container."""
 
 SCRIPT = f"""
-for word; do case "$word" in --image-name=*) image=${{word#*=}} ;; esac; url=$word; done
+for word; do
+  case "$word" in --image-name=*) image=${{word#*=}} ;; --push) push=yes ;; esac
+  url=$word
+done
 say() {{ printf '{{"message": "%s\\\\n", "phase": "%s"}}\\n' "$1" "$2" >&2; }}
 say "Cloning $url" fetching
 echo "a warning, no JSON" >&2
