@@ -7,6 +7,8 @@ from typing import Final
 
 import anyio
 
+from binder_core.plugin import LaunchFailed
+
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 _MAX_REPLY_BYTES: Final = 64 * 1024
 
@@ -41,6 +43,30 @@ async def api_status(host: str, port: int, token: str = "") -> int:
     status = int(found[1])
     # Another program may have taken the port, and many answer 200 to anything.
     return 0 if status == 200 and b'"started"' not in reply else status
+
+
+async def asks_for_token(host: str, port: int, *, who: str, within: float) -> bool:
+    """Return whether a server turns away who has no token; not if it does not answer now.
+
+    Args:
+        host: An address.
+        port: The server's.
+        who: What may have turned that off, for the message: ``the image``.
+        within: Seconds in which it has to answer.
+
+    Raises:
+        LaunchFailed: It takes everybody.
+    """
+    status = 0
+    with anyio.move_on_after(within):
+        status = await api_status(host, port)
+    if status == 200:
+        raise LaunchFailed(
+            f"The notebook server asks nobody for its token: {who} turns that off, with"
+            " c.IdentityProvider.token or c.ServerApp.token in a configuration of Jupyter's."
+            " Remove that setting."
+        )
+    return status != 0
 
 
 def both(name: str, value: object) -> list[str]:

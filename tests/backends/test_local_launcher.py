@@ -137,6 +137,12 @@ async def test_a_server_with_a_password_of_its_own(
     assert "does not accept its token" in message
 
 
+async def test_a_server_that_takes_everybody_is_none(folder: Path) -> None:
+    program = JUPYTER.replace('self.headers.get("Authorization") == "token " + token', "True")
+    message = await fail(folder, made_image(folder, {"a": ""}, program))
+    assert "the repository turns that off" in message
+
+
 async def test_an_image_that_is_gone(folder: Path) -> None:
     assert "built anew" in await fail(folder, "local/never-built:1")
 

@@ -34,7 +34,7 @@ from binder_backends.docker.servers import (
     server_url,
     user_of,
 )
-from binder_backends.jupyter import api_status
+from binder_backends.jupyter import api_status, asks_for_token
 from binder_backends.runner.text import Redactor
 from binder_core.plugin import (
     BackendUnavailable,
@@ -324,7 +324,11 @@ class DockerLauncher(EnginePlugin):
                 raise LaunchFailed("The notebook server was ended before it answered.")
             if now.over:
                 raise await self._failed(now, request.token, self._why(now))
-            if status == 200 and now.port == server.port and await self._asks(host, now.port):
+            if (
+                status == 200
+                and now.port == server.port
+                and await asks_for_token(host, now.port, who="the image", within=_PROBE)
+            ):
                 if not now.restarts:
                     await self._let_restart(now)
                 return server_url(settings, now.port, this_machine=socket.gethostname())
@@ -343,23 +347,6 @@ class DockerLauncher(EnginePlugin):
                 )
             await anyio.sleep(delay)
             delay = min(delay * 1.5, _SLOW)
-
-    async def _asks(self, host: str, port: int) -> bool:
-        """Return whether the server turns away who has no token; not if it does not answer now.
-
-        Raises:
-            LaunchFailed: It takes everybody.
-        """
-        status = 0
-        with anyio.move_on_after(_PROBE):
-            status = await api_status(host, port)
-        if status == 200:
-            raise LaunchFailed(
-                "The notebook server asks nobody for its token: the image turns that off, with"
-                " c.IdentityProvider.token or c.ServerApp.token in a configuration of Jupyter's."
-                " Remove that setting."
-            )
-        return status != 0
 
     async def _let_restart(self, server: Server) -> None:
         try:

@@ -19,7 +19,7 @@ import msgspec
 import platformdirs
 import psutil
 
-from binder_backends.jupyter import api_status, idle_arguments
+from binder_backends.jupyter import api_status, asks_for_token, idle_arguments
 from binder_backends.local.builder import cache_path
 from binder_backends.local.environment import server_environment
 from binder_backends.local.layout import Layout
@@ -294,7 +294,9 @@ class LocalLauncher(Plugin):
             status = 0
             with anyio.move_on_after(_PROBE):
                 status = await api_status(host, state.port, token)
-            if status == 200:
+            if status == 200 and await asks_for_token(
+                host, state.port, who="the repository", within=_PROBE
+            ):
                 return
             now = time.monotonic()
             ended = child.poll() is not None if child is not None else not state.alive()
