@@ -152,18 +152,19 @@ async def test_an_odd_answer_ends_no_process(
 
 
 @pytest.mark.parametrize(
-    ("found", "removed"),
+    ("state", "age", "removed"),
     [
-        (container("a", "created", age=700), True),
-        (container("a", "created", age=500), False),
-        (container("a", "exited", age=700), False),
-        (container("a", "exited", age=4000), True),
-        (container("a", "running", age=90000), False),
+        ("created", 700, True),
+        ("created", 500, False),
+        ("exited", 700, False),
+        ("exited", 4000, True),
+        ("running", 90000, False),
     ],
 )
 async def test_when_a_container_is_removed(
-    tmp_path: Path, found: dict[str, Any], *, removed: bool
+    tmp_path: Path, state: str, age: float, *, removed: bool
 ) -> None:
+    found = container("a", state, age=age)
     answers = {**known(found), f"DELETE /containers/{found['Id']}": DONE}
     async with building(tmp_path, answers) as (made, engine):
         await made.sweep()

@@ -29,6 +29,8 @@ from engines.wire import Wire
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 
 BIG = 40 * 2**20
+SLOW = 0.003
+"""Seconds for each of its 640 pieces: some seconds in all."""
 DOCKERFILE = f"""\
 FROM busybox:test
 RUN echo %s && dd if=/dev/urandom of=/big bs=1M count={BIG >> 20} 2>/dev/null
@@ -79,8 +81,16 @@ def repository(kubernetes_builds: Place, tmp_path: Path) -> Iterator[tuple[str, 
 
 @pytest.fixture
 def guarded(kubernetes_builds: Place, make_registry: Callable[..., Registry]) -> Iterator[Place]:
-    """Return the place with a registry that asks who comes."""
-    with make_registry(host=kubernetes_builds.cluster.outside, users=LOGIN) as registry:
+    """Return the place with a registry that asks who comes, and takes its time."""
+    host = kubernetes_builds.cluster.outside
+    with make_registry(host=host, users=LOGIN, delay=SLOW) as registry:
+        yield replace(kubernetes_builds, registry=registry)
+
+
+@pytest.fixture
+def slow(kubernetes_builds: Place, make_registry: Callable[..., Registry]) -> Iterator[Place]:
+    """Return the place with a registry that takes its time: a push can be watched."""
+    with make_registry(host=kubernetes_builds.cluster.outside, delay=SLOW) as registry:
         yield replace(kubernetes_builds, registry=registry)
 
 
@@ -159,12 +169,12 @@ async def test_repo2docker_builds_and_pushes_on_an_engine_elsewhere(
 
 
 async def test_an_engine_in_the_clear(
-    kubernetes_builds: Place,
+    slow: Place,
     engine_elsewhere: DockerEngine,
     repository: tuple[str, str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    place, (url, commit) = kubernetes_builds, repository
+    place, (url, commit) = slow, repository
     request = place.request(url=url, ref=commit)
     with Wire(str(engine_elsewhere.socket), host=place.cluster.outside) as wire:
         settings = elsewhere(place, f"tcp://{wire.address}", repo2docker=list(REPO2DOCKER))
@@ -185,13 +195,13 @@ def old_image(
 
 
 async def test_an_old_repo2docker(
-    kubernetes_builds: Place,
+    slow: Place,
     old_image: str,
     engine_elsewhere: DockerEngine,
     certificates: str,
     repository: tuple[str, str],
 ) -> None:
-    place, (url, commit) = kubernetes_builds, repository
+    place, (url, commit) = slow, repository
     request = place.request(url=url, ref=commit)
     settings = elsewhere(
         *(place, engine_elsewhere.tcp_host, certificates),
