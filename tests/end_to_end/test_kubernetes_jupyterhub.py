@@ -94,8 +94,15 @@ def deployed(loaded: Place, volume: None, tmp_path: Path) -> Deployment:
     place, prefix = loaded, f"{loaded.registry.address}/with-hub-"
     bridge = place.cluster.engine.bridge
     # There are no names here: the service gets an address that is known before, for the servers'
-    # /etc/hosts.
-    address = str(list(bridge.services.hosts())[-1])
+    # /etc/hosts. The cluster gives it: one that was picked here might be another service's.
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "hub"},
+        "spec": {"ports": [{"name": "http", "port": 80, "targetPort": "http"}]},
+    }
+    place.kubectl("apply", "--filename=-", given=service)
+    address = place.kubectl("get", "service", "hub", "--output=jsonpath={.spec.clusterIP}").strip()
     alias = {"ip": address, "hostnames": ["hub"]}
 
     def adapt(settings: dict[str, Any]) -> None:
