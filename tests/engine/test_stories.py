@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import anyio
+import anyio.lowlevel
 import pytest
 from world import Client, World, until
 
@@ -12,7 +13,7 @@ from binder_backends.fake import BuilderSettings, LauncherSettings, Script
 from binder_core.engine import Limits
 from binder_core.events import Failed, Ready
 from binder_core.ordering import Phase
-from binder_core.plugin import BuildFailed, BuildRequest, Report
+from binder_core.plugin import BackendUnavailable, BuildFailed, BuildRequest, Report
 
 pytestmark = pytest.mark.anyio
 
@@ -241,6 +242,32 @@ async def test_a_launch_that_was_given_up_leaves_no_server() -> None:
             assert client.phases[-1] == "failed"
             await world.engine.until(lambda: not world.engine.servers)
         assert world.engine.servers_started.total() == 1
+
+
+async def test_what_is_left_of_a_launch_is_not_asked_for_without_a_pause() -> None:
+    async with anyio.create_task_group() as tasks:
+        world = World(
+            tasks,
+            builder=BuilderSettings(images=("*",)),
+            launcher=LauncherSettings(faults=1000),
+            limits=Limits(retry_for=0.1),
+        )
+        binder = world.binder()
+        stops = 0
+
+        async def away(_: object) -> None:
+            nonlocal stops
+            stops += 1
+            await anyio.lowlevel.checkpoint()
+            raise BackendUnavailable("The engine is away.")
+
+        vars(binder.launcher)["stop"] = away
+        async with binder:
+            await world.watch(binder).done.wait()
+            await until(lambda: stops > 0)
+            with anyio.fail_after(5):
+                await anyio.wait_all_tasks_blocked()
+            assert stops == 1
 
 
 @pytest.mark.parametrize("spec", ["w/repo/nosuch", "x/repo/main", "w/" + "x" * 5000])

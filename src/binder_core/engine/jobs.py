@@ -417,8 +417,9 @@ class Jobs:
         with anyio.move_on_after(self.limits.keep_ended):
             while True:
                 try:
-                    await self.persist(lambda: launcher.stop(request))
+                    await launcher.stop(request)
                 except BackendUnavailable:
+                    await anyio.sleep(_LONGEST_DELAY)
                     continue
                 except Exception:
                     log.exception("stopping %s failed", request.name)
