@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import time
-import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +17,7 @@ from binder_core.plugin import BackendUnavailable, BuildRun
 from binder_core.testing import StrictReport
 from engines.kubernetes_builds import Builds, GivenPlace, Place
 
-pytestmark = [pytest.mark.real, pytest.mark.anyio]
+pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.usefixtures("handshakes")]
 
 HEARD_WITHIN = 60.0
 """Seconds within which a watch tells what there is, also one whose connection was cut for as long:
@@ -30,15 +27,6 @@ TCP tries again ever more rarely. One that is dead is renewed after four minutes
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"  # kubernetes-asyncio knows no other
-
-
-@pytest.fixture(autouse=True)
-def handshakes() -> Iterator[None]:
-    """Collect here what asyncio leaves of a TLS handshake that was given up: its socket."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 # -- The API server is away ----------------------------------------------------------------------

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import ssl
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,21 +17,12 @@ from binder_backends.kubernetes.cluster import Cluster, Outage
 from binder_core.plugin import BackendUnavailable
 from engines.certificates import Authority
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("handshakes")]
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"  # kubernetes-asyncio knows no other
-
-
-@pytest.fixture(autouse=True)
-def handshakes() -> Iterator[None]:
-    """Collect here what asyncio leaves of a TLS handshake that was given up: its socket."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 class Answers(BaseHTTPRequestHandler):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import secrets
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +24,7 @@ from engines.processes import free_port
 from engines.registry import Registry
 from engines.wire import Wire
 
-pytestmark = [pytest.mark.real, pytest.mark.anyio]
+pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.usefixtures("handshakes")]
 
 BIG = 40 * 2**20
 SLOW = 0.003
@@ -47,15 +45,6 @@ LOGIN = {"pusher": "pass-word-of-registry"}
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"  # kubernetes-asyncio knows no other
-
-
-@pytest.fixture(autouse=True)
-def handshakes() -> Iterator[None]:
-    """Collect here what asyncio leaves of a TLS handshake that was given up: its socket."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 @pytest.fixture

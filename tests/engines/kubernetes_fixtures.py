@@ -6,7 +6,9 @@ more to build them, the first time ever (11 min).
 
 from __future__ import annotations
 
+import gc
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +36,15 @@ _PROGRAMS = {
     "dpkg-source": "dpkg-dev",
     kubernetes_build.GO: "golang-1.19-go",
 }
+
+
+@pytest.fixture
+def handshakes() -> Iterator[None]:
+    """Collect here what asyncio leaves of a TLS handshake that was given up: its socket."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

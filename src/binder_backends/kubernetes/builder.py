@@ -346,7 +346,7 @@ class KubernetesBuilder(Plugin):
             return await self._pods.look(pod)
         return self._pods.learn(changed)
 
-    # -- Housekeeping -------------------------------------------------------------
+    # -- Housekeeping ------------------------------------------------------------------------
 
     async def _keep_tidy(self) -> None:
         """Remove what ended long ago, whichever server started it."""
